@@ -1,0 +1,52 @@
+"""EnCodec at the end of the cascade: codebook ids to waveform and back, each sample as if it were alone.
+
+Knows nothing of Bark's stages. The network is transformers' `EncodecModel`; it stays in float32."""
+
+import torch
+from torch import Tensor
+from transformers import EncodecModel
+
+
+class BarkCodec(EncodecModel):
+    """`EncodecModel` that accepts every attention setting (it has no attention) and that keeps its precision."""
+
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _keep_in_fp32_modules_strict = {"encoder", "decoder", "quantizer"}
+
+    def forward(self, input_values: Tensor | None = None, *args, audio_codes: Tensor | None = None, **kwargs):
+        """Codes alone, (B, K, T), give the waveform (B, N); else `EncodecModel.forward`."""
+        if input_values is None:
+            return self.decode(audio_codes[None], [None]).audio_values[:, 0]
+        return super().forward(input_values, *args, audio_codes=audio_codes, **kwargs)
+
+    def decode_all(self, codes: list[Tensor]) -> list[Tensor]:
+        """List of (K, T_i) codes -> list of (N_i,) float32. Rows of one length go together, no row is padded.
+
+        The codec's LSTM and its reflecting first convolution would both see a pad."""
+        waves: list[Tensor] = [torch.zeros(0, device=self.device) for _ in codes]
+        by_length: dict[int, list[int]] = {}
+        for row, one in enumerate(codes):
+            by_length.setdefault(one.shape[-1], []).append(row)
+        for length, rows in by_length.items():
+            if length:
+                audio = self(audio_codes=torch.stack([codes[row] for row in rows]).to(self.device))
+                for row, wave in zip(rows, audio, strict=True):
+                    waves[row] = wave
+        return waves
+
+    @torch.inference_mode()
+    def encode_all(self, waves: list[Tensor], n_codebooks: int) -> list[Tensor]:
+        """List of (N_i,) waveforms at the codec's sample rate -> list of (n_codebooks, T_i) codes, one by one."""
+        bits = torch.tensor(self.config.codebook_size).log2().item()
+        bandwidth = (n_codebooks + 0.5) * self.config.frame_rate * bits / 1000  # kbps, rounded down to n codebooks
+        return [self.quantizer.encode(self.encoder(w.to(self.device)[None, None]), bandwidth)[:, 0] for w in waves]
+
+    def _apply(self, fn, recurse=True):
+        def keep_dtype(tensor):
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        return super()._apply(keep_dtype, recurse)

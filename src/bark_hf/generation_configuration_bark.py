@@ -1,0 +1,220 @@
+"""Generation configs: every token id, rate, window and sampling default of Bark, one home each, and their JSON.
+
+Knows nothing of networks or of one call's options (`generation_options`); it reads what transformers writes."""
+
+import difflib
+from typing import Any, ClassVar
+
+from transformers import GenerationConfig
+
+MARKER = "bark_hf_format"  # stands in every file that we write: its sampling values are meant, not filled in
+_FILLED_IN_BY_TRANSFORMERS = {"top_k": 50, "top_p": 1.0, "do_sample": False, "temperature": 1.0, "min_eos_p": None}
+_NULLABLE = {"temperature", "top_k", "top_p", "min_eos_p", "max_duration", "max_new_tokens"}
+
+
+class BarkStageGenerationConfig(GenerationConfig):
+    """One stage's constants and sampling defaults. `defaults` names every field; any other keyword is an error."""
+
+    model_type: ClassVar[str] = ""
+    defaults: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, **kwargs):
+        kwargs = {name: value for name, value in kwargs.items() if name not in _BASE_FIELDS or name in self.defaults}
+        for name in kwargs:
+            if name not in self.defaults:
+                near = difflib.get_close_matches(name, self.defaults, 1)
+                hint = f" Did you mean {near[0]!r}?" if near else f" Known: {', '.join(sorted(self.defaults))}."
+                raise ValueError(f"{type(self).__name__} has no field {name!r}.{hint}")
+        super().__init__(**{**self.defaults, **kwargs})
+        self._given = frozenset(kwargs)
+
+    def given(self) -> dict[str, Any]:
+        """The fields that somebody set: passed to the constructor, read from a file, or changed since."""
+        return {k: v for k, v in self.to_dict().items() if k in self._given or v != self.defaults[k]}
+
+    def validate(self, *args, **kwargs):
+        for name, default in self.defaults.items():
+            value = getattr(self, name)
+            if value is None and name in _NULLABLE:
+                continue
+            wanted = _type_of(name, default)
+            if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
+                kind = " or ".join(t.__name__ for t in wanted) if isinstance(wanted, tuple) else wanted.__name__
+                raise ValueError(f"`{name}` must be {kind}, got {value!r}.")
+            if not isinstance(value, bool) and value < 0:
+                raise ValueError(f"`{name}` ({value}) must not be negative.")
+
+    def to_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.defaults}
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        return self.to_dict()
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        """Reads a file's dict: fields that are missing keep Bark's defaults, fields that Bark lacks are dropped."""
+        return _from_dict(cls, {k: v for k, v in config_dict.items() if k in cls.defaults}, kwargs)
+
+
+class BarkSemanticGenerationConfig(BarkStageGenerationConfig):
+    """Text to semantic tokens. `eos_token_id` is also the pad of the semantic history."""
+
+    model_type = "semantic"
+    defaults = {
+        "do_sample": True,
+        "temperature": 0.7,
+        "top_k": None,
+        "top_p": None,
+        "min_eos_p": 0.2,
+        "allow_early_stop": True,
+        "max_duration": None,
+        "max_new_tokens": 768,
+        "eos_token_id": 10_000,
+        "semantic_vocab_size": 10_000,
+        "text_encoding_offset": 10_048,
+        "text_pad_token": 129_595,
+        "semantic_infer_token": 129_599,
+        "max_input_semantic_length": 256,
+        "semantic_rate_hz": 49.9,
+    }
+
+
+class BarkCoarseGenerationConfig(BarkStageGenerationConfig):
+    """Semantic tokens to the first codebooks, in sliding windows."""
+
+    model_type = "coarse_acoustics"
+    defaults = {
+        "do_sample": True,
+        "temperature": 0.7,
+        "top_k": None,
+        "top_p": None,
+        "max_new_tokens": None,
+        "coarse_semantic_pad_token": 12_048,
+        "coarse_infer_token": 12_050,
+        "coarse_rate_hz": 75,
+        "n_coarse_codebooks": 2,
+        "max_coarse_input_length": 256,
+        "max_coarse_history": 630,
+        "sliding_window_len": 60,
+    }
+
+
+class BarkFineGenerationConfig(BarkStageGenerationConfig):
+    """The remaining codebooks, in windows of `max_fine_input_length` frames. `temperature=None` is argmax."""
+
+    model_type = "fine_acoustics"
+    defaults = {
+        "do_sample": True,
+        "temperature": 0.5,
+        "top_k": None,
+        "top_p": None,
+        "max_fine_history_length": 512,
+        "max_fine_input_length": 1024,
+        "n_fine_codebooks": 8,
+    }
+
+
+STAGES = {
+    "semantic_config": BarkSemanticGenerationConfig,
+    "coarse_acoustics_config": BarkCoarseGenerationConfig,
+    "fine_acoustics_config": BarkFineGenerationConfig,
+}
+
+
+class BarkGenerationConfig(GenerationConfig):
+    """The three stages' generation configs, the sample rate (Hz) and the codebook size.
+
+    Each stage is a config, a dict of its fields, or None for Suno's values. A `generation_config.json` without our
+    marker was written by transformers, which fills sampling fields with its own defaults: those count as unset."""
+
+    model_type = "bark"
+
+    def __init__(
+        self,
+        semantic_config: dict[str, Any] | GenerationConfig | None = None,
+        coarse_acoustics_config: dict[str, Any] | GenerationConfig | None = None,
+        fine_acoustics_config: dict[str, Any] | GenerationConfig | None = None,
+        sample_rate: int = 24_000,
+        codebook_size: int = 1024,
+        **kwargs,
+    ):
+        stages = (semantic_config, coarse_acoustics_config, fine_acoustics_config)
+        for (name, stage_class), stage in zip(STAGES.items(), stages, strict=True):
+            setattr(self, name, _stage(stage_class, name, stage))
+        self.sample_rate = sample_rate
+        self.codebook_size = codebook_size
+        super().__init__(**{name: value for name, value in kwargs.items() if name in _BASE_FIELDS})
+        unknown = [name for name in kwargs if name not in _BASE_FIELDS]
+        if unknown:
+            known = ", ".join([*STAGES, "sample_rate", "codebook_size"])
+            raise ValueError(f"BarkGenerationConfig has no field {unknown[0]!r}. Known: {known}.")
+
+    def validate(self, *args, **kwargs):
+        for name in STAGES:
+            getattr(self, name).validate()
+        for name in ("sample_rate", "codebook_size"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"`{name}` must be a positive integer, got {value!r}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        stages = {name: getattr(self, name).to_dict() for name in STAGES}
+        rest = {"sample_rate": self.sample_rate, "codebook_size": self.codebook_size, "model_type": self.model_type}
+        return {**stages, **rest, MARKER: 1}
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        return self.to_dict()
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        """Reads a file's dict, ours or one that transformers wrote: plain nested dicts, missing fields, filled ones."""
+        own = {name: config_dict[name] for name in ("sample_rate", "codebook_size") if name in config_dict}
+        for name, stage_class in STAGES.items():
+            stage = dict(config_dict.get(name) or {})
+            if MARKER not in config_dict:
+                stage = without_filled_in_defaults(stage)
+            own[name] = stage_class.from_dict(stage)
+        return _from_dict(cls, own, kwargs)
+
+    @classmethod
+    def from_model_config(cls, model_config) -> "BarkGenerationConfig":
+        """Suno's values; a model with other ids needs a generation config that says so."""
+        return cls()
+
+
+def without_filled_in_defaults(stage: dict[str, Any]) -> dict[str, Any]:
+    """Drops the sampling values that only repeat what transformers writes for fields that nobody set."""
+    return {
+        name: value
+        for name, value in stage.items()
+        if name not in _FILLED_IN_BY_TRANSFORMERS or value != _FILLED_IN_BY_TRANSFORMERS[name]
+    }
+
+
+def _stage(stage_class, name: str, value):
+    if value is None:
+        return stage_class()
+    if isinstance(value, dict):
+        return stage_class(**value)
+    if isinstance(value, GenerationConfig):
+        return value if isinstance(value, stage_class) else stage_class.from_dict(value.to_dict())
+    raise ValueError(f"`{name}` must be a dict or a {stage_class.__name__}, got {type(value).__name__}.")
+
+
+def _from_dict(cls, fields: dict[str, Any], kwargs: dict[str, Any]):
+    kwargs = {k: v for k, v in kwargs.items() if not k.startswith("_")}
+    wants_unused = kwargs.pop("return_unused_kwargs", False)
+    config = cls(**fields)
+    unused = config.update(**kwargs)
+    return (config, unused) if wants_unused else config
+
+
+def _type_of(name: str, default: Any):
+    if isinstance(default, bool):
+        return bool
+    if isinstance(default, float) or name in ("temperature", "top_p", "max_duration", "coarse_rate_hz"):
+        return (int, float)
+    return int
+
+
+_BASE_FIELDS = frozenset(vars(GenerationConfig())) | {"model_type", MARKER, "_from_model_config"}

@@ -1,0 +1,193 @@
+"""One frozen options object per stage, and the one door where a caller's flat keywords become them.
+
+Knows nothing of tensors or networks: it merges the caller's keywords, the caller's generation config and the
+model's, in that order, and refuses what no stage understands."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+_HARMLESS = {  # keywords that callers of transformers pass, and the values that change nothing here
+    "pad_token_id": ...,
+    "bos_token_id": ...,
+    "token_type_ids": ...,
+    "use_cache": ...,
+    "synced_gpus": ...,
+    "return_dict": ...,
+    "renormalize_logits": ...,
+    "num_beams": (1, None),
+    "num_beam_groups": (1, None),
+    "num_return_sequences": (1, None),
+    "assistant_model": (None,),
+    "output_scores": (False, None),
+    "output_logits": (False, None),
+    "output_attentions": (False, None),
+    "output_hidden_states": (False, None),
+}
+_REQUIRED = ("do_sample", "max_coarse_history", "sliding_window_len", "allow_early_stop")  # None leaves these unset
+
+
+_RULES = {  # field: what a value must be, and how to say so
+    "do_sample": (lambda v: isinstance(v, bool), "True or False"),
+    "temperature": (lambda v: _number(v) and v >= 0, "at least 0, or None for off"),
+    "top_k": (lambda v: _integer(v) and v >= 0, "an integer of at least 1, or None for off"),
+    "top_p": (lambda v: _number(v) and 0 < v <= 1, "above 0 and at most 1, or None for off"),
+    "max_new_tokens": (lambda v: _integer(v) and v >= 1, "an integer of at least 1"),
+    "min_eos_p": (lambda v: _number(v) and 0 <= v <= 1, "0 to 1, or None for off"),
+    "allow_early_stop": (lambda v: isinstance(v, bool), "True or False"),
+    "max_duration": (lambda v: _number(v) and 0 < v <= 1e6, "a number of seconds above 0, or None for off"),
+    "max_coarse_history": (lambda v: _integer(v) and 60 <= v <= 630, "an integer from 60 to 630"),
+    "sliding_window_len": (lambda v: _integer(v) and v >= 1, "an integer of at least 1"),
+}
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How ids are drawn. `do_sample=False` or a temperature of 0 is argmax; None switches a setting off."""
+
+    do_sample: bool = True
+    temperature: float | None = 0.7
+    top_k: int | None = None
+    top_p: float | None = None
+
+    def __post_init__(self):
+        for field in fields(self):
+            value = getattr(self, field.name)
+            valid, allowed = _RULES[field.name]
+            if not (valid(value) or (value is None and field.name not in _REQUIRED)):
+                raise ValueError(f"`{field.name}` must be {allowed}, got {value!r}.")
+
+    @property
+    def greedy(self) -> bool:
+        return not self.do_sample or self.temperature == 0
+
+
+@dataclass(frozen=True)
+class SemanticOptions(SamplingOptions):
+    """`min_eos_p` stops where p(EOS) reaches it; `max_duration` is in seconds; `max_new_tokens` counts ids."""
+
+    max_new_tokens: int | None = 768
+    min_eos_p: float | None = 0.2
+    allow_early_stop: bool = True
+    max_duration: float | None = None
+
+
+@dataclass(frozen=True)
+class CoarseOptions(SamplingOptions):
+    """History and window are counted in coarse ids; `max_new_tokens` cuts the result to that many, whole frames."""
+
+    max_new_tokens: int | None = None
+    max_coarse_history: int = 630
+    sliding_window_len: int = 60
+
+    def __post_init__(self):
+        super().__post_init__()
+        total = self.max_coarse_history + self.sliding_window_len
+        if total > 768:
+            raise ValueError(
+                f"`max_coarse_history` ({self.max_coarse_history}) + `sliding_window_len` "
+                f"({self.sliding_window_len}) must be at most 768, got {total}."
+            )
+
+
+@dataclass(frozen=True)
+class FineOptions(SamplingOptions):
+    """`temperature=None` is argmax, as in the original."""
+
+    temperature: float | None = 0.5
+
+    @property
+    def greedy(self) -> bool:
+        return super().greedy or self.temperature is None
+
+
+STAGES = {
+    "semantic": ("semantic_config", SemanticOptions),
+    "coarse": ("coarse_acoustics_config", CoarseOptions),
+    "fine": ("fine_acoustics_config", FineOptions),
+}
+_UNPREFIXED = {  # what a keyword without a stage's name means in `generate`
+    "do_sample": ("semantic", "coarse", "fine"),
+    "temperature": ("semantic", "coarse"),
+    "top_k": ("semantic", "coarse"),
+    "top_p": ("semantic", "coarse"),
+    **{name: ("semantic",) for name in ("max_new_tokens", "min_eos_p", "allow_early_stop", "max_duration")},
+    **{name: ("coarse",) for name in ("max_coarse_history", "sliding_window_len")},
+}
+
+
+def stage_options(stage: str, model_config, generation_config, keywords: Mapping[str, Any]):
+    """Options of one stage from its own, unprefixed keywords (`generate_semantic` and its siblings)."""
+    names = _names(stage)
+    known = {name: name for name in names}
+    _refuse_unknown(keywords, known)
+    given = {name: keywords[name] for name in names if name in keywords}
+    return _merge(stage, model_config, generation_config, given)
+
+
+def all_options(model_config, generation_config, keywords: Mapping[str, Any]):
+    """(SemanticOptions, CoarseOptions, FineOptions) from the flat keywords of `generate`.
+
+    `semantic_temperature` reaches one stage; `temperature` the stages that `_UNPREFIXED` lists; the prefixed wins."""
+    prefixed = {f"{stage}_{name}": (stage, name) for stage in STAGES for name in _names(stage)}
+    _refuse_unknown(keywords, {**prefixed, **_UNPREFIXED})
+    given: dict[str, dict[str, Any]] = {stage: {} for stage in STAGES}
+    for name, value in keywords.items():
+        for stage in _UNPREFIXED.get(name, ()):
+            given[stage][name] = value
+    for name, value in keywords.items():
+        if name in prefixed:
+            stage, field = prefixed[name]
+            given[stage][field] = value
+    return tuple(_merge(stage, model_config, generation_config, given[stage]) for stage in STAGES)
+
+
+def _merge(stage: str, model_config, caller_config, given: Mapping[str, Any]):
+    section, options_class = STAGES[stage]
+    names = _names(stage)
+    values = {name: getattr(getattr(model_config, section), name) for name in names
+              if hasattr(getattr(model_config, section), name)}  # fmt: skip
+    for layer in (_from_config(stage, section, caller_config), given):
+        values.update({k: v for k, v in layer.items() if k in names and not (v is None and k in _REQUIRED)})
+    return options_class(**values)
+
+
+def _from_config(stage: str, section: str, config) -> dict[str, Any]:
+    """What a caller's generation config says of a stage: its section if it has one, else its set flat fields."""
+    if config is None:
+        return {}
+    own = getattr(config, section, None)
+    flat = {} if own is not None and hasattr(own, "given") else {
+        name: getattr(config, name) for name, stages in _UNPREFIXED.items()
+        if stage in stages and getattr(config, name, None) is not None
+    }  # fmt: skip
+    if isinstance(own, Mapping):
+        return {**flat, **own}
+    return {**flat, **own.given()} if own is not None else flat
+
+
+def _names(stage: str) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(STAGES[stage][1]))
+
+
+def _refuse_unknown(keywords: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    for name, value in keywords.items():
+        if name in known:
+            continue
+        if name in _HARMLESS:
+            if _HARMLESS[name] is not ... and value not in _HARMLESS[name]:
+                raise ValueError(f"`{name}={value!r}` is not implemented for Bark; leave it out.")
+            continue
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(sorted(known))}."
+        raise TypeError(f"Unknown keyword {name!r}. {hint}")
+
+
+def _number(value) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+
+
+def _integer(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+

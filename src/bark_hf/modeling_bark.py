@@ -1,0 +1,453 @@
+"""Bark's networks: semantic, coarse and fine stage, and the composite. Ids in, logits and loss out.
+
+Knows nothing of sampling, windows, text or files; `generate` comes from the mixin in `generation_bark`."""
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.cache_utils import DynamicCache
+from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import CausalLMOutputWithPast, MaskedLMOutput
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from .codec import BarkCodec
+from .configuration_bark import BarkCoarseConfig, BarkConfig, BarkFineConfig, BarkSemanticConfig, BarkSubModelConfig
+from .generation_bark import BarkGenerationMixin
+from .generation_configuration_bark import BarkGenerationConfig
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[Tensor, Tensor]:
+    """Attention in plain torch, (B, H, Q, D) -> (B, Q, H, D) and the weights; masks are boolean or additive."""
+    scores = query @ key.transpose(-1, -2) * scaling
+    if attention_mask is not None and attention_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
+    elif attention_mask is not None:
+        scores = scores + attention_mask
+    weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
+    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
+    return (weights @ value).transpose(1, 2), weights
+
+
+class BarkAttention(nn.Module):
+    """Multi-head self-attention with a fused projection in q, k, v order; causal or not is a flag."""
+
+    def __init__(self, config: BarkSubModelConfig, layer_idx: int, is_causal: bool):
+        super().__init__()
+        self.config = config
+        self.layer_idx = layer_idx
+        self.is_causal = is_causal
+        self.head_dim = config.hidden_size // config.num_heads
+        self.scaling = self.head_dim**-0.5
+        self.att_proj = nn.Linear(config.hidden_size, 3 * config.hidden_size, bias=config.bias)
+        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
+        self.resid_dropout = nn.Dropout(config.dropout)
+
+    def forward(self, hidden_states: Tensor, attention_mask=None, past_key_values=None, output_attentions=False):
+        batch, length, _ = hidden_states.shape
+        heads = self.att_proj(hidden_states).view(batch, length, 3, self.config.num_heads, self.head_dim)
+        query, key, value = heads.permute(2, 0, 3, 1, 4).unbind(0)
+        if past_key_values is not None:
+            key, value = past_key_values.update(key, value, self.layer_idx)
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self._implementation(attention_mask, output_attentions), eager_attention_forward
+        )
+        output, weights = attention(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=self.config.dropout if self.training else 0.0,
+            scaling=self.scaling,
+            is_causal=self.is_causal,
+        )
+        output = self.out_proj(output.reshape(batch, length, -1))
+        return self.resid_dropout(output), weights
+
+    def _implementation(self, attention_mask, output_attentions: bool) -> str:
+        """Only eager gives weights; a ready 4D mask, as decode sessions bring, is sdpa's: flash and flex take none."""
+        wanted = self.config._attn_implementation
+        if output_attentions:
+            return "eager"
+        if wanted not in ("eager", "sdpa") and isinstance(attention_mask, Tensor) and attention_mask.dim() == 4:
+            return "sdpa"
+        return wanted
+
+
+class BarkMLP(nn.Module):
+    def __init__(self, config: BarkSubModelConfig):
+        super().__init__()
+        self.in_proj = nn.Linear(config.hidden_size, 4 * config.hidden_size, bias=config.bias)
+        self.out_proj = nn.Linear(4 * config.hidden_size, config.hidden_size, bias=config.bias)
+        self.gelu = nn.GELU()
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return self.dropout(self.out_proj(self.gelu(self.in_proj(hidden_states))))
+
+
+class BarkBlock(GradientCheckpointingLayer):
+    """Pre-norm block. LayerNorms follow `bias` where causal and always have one in the fine stage."""
+
+    def __init__(self, config: BarkSubModelConfig, layer_idx: int, is_causal: bool):
+        super().__init__()
+        bias = config.bias or not is_causal
+        self.layernorm_1 = nn.LayerNorm(config.hidden_size, bias=bias)
+        self.attn = BarkAttention(config, layer_idx, is_causal)
+        self.layernorm_2 = nn.LayerNorm(config.hidden_size, bias=bias)
+        self.mlp = BarkMLP(config)
+
+    def forward(self, hidden_states: Tensor, attention_mask=None, past_key_values=None, output_attentions=False):
+        attended, weights = self.attn(
+            self.layernorm_1(hidden_states), attention_mask, past_key_values, output_attentions
+        )
+        hidden_states = hidden_states + attended
+        return hidden_states + self.mlp(self.layernorm_2(hidden_states)), weights
+
+
+class BarkPreTrainedModel(PreTrainedModel):
+    config_class = BarkConfig
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _no_split_modules = ["BarkBlock"]
+    _skip_keys_device_placement = ["past_key_values"]
+    _keys_to_ignore_on_load_unexpected = [r"\.attn\.bias$"]  # mask buffers of older files
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs belong: the accelerator of an offloaded module, else the parameters' device."""
+        hook = self.__dict__.get("_hf_hook")
+        wanted = vars(hook).get("execution_device") if hook is not None else None
+        return torch.device(wanted) if wanted is not None else super().device
+
+
+class BarkStage(BarkPreTrainedModel):
+    """What the three stages share: position embeddings, blocks, final norm."""
+
+    is_causal = True
+
+    def __init__(self, config: BarkSubModelConfig):
+        super().__init__(config)
+        self.position_embeds_layer = nn.Embedding(config.block_size, config.hidden_size)
+        self.drop = nn.Dropout(config.dropout)
+        self.layers = nn.ModuleList(BarkBlock(config, i, self.is_causal) for i in range(config.num_layers))
+        self.layernorm_final = nn.LayerNorm(config.hidden_size, bias=config.bias or not self.is_causal)
+        self.gradient_checkpointing = False
+
+    def _run(self, embeds, attention_mask, position_ids, past_key_values, output_hidden_states, output_attentions):
+        """Token embeddings (B, Q, D) -> final hidden states, all hidden states or None, all attentions or None."""
+        hidden = self.drop(embeds + self.position_embeds_layer(position_ids))
+        all_hidden, all_attentions = [hidden], []
+        for layer in self.layers:
+            hidden, weights = layer(hidden, attention_mask, past_key_values, output_attentions)
+            all_hidden.append(hidden)
+            all_attentions.append(weights)
+        hidden = self.layernorm_final(hidden)
+        all_hidden[-1] = hidden
+        return (
+            hidden,
+            tuple(all_hidden) if output_hidden_states else None,
+            tuple(all_attentions) if output_attentions else None,
+        )
+
+    def _embeds(self, input_ids, inputs_embeds, embed) -> Tensor:
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Pass exactly one of `input_ids` and `inputs_embeds`.")
+        return embed(input_ids) if inputs_embeds is None else inputs_embeds
+
+    def _positions(self, embeds: Tensor, position_ids: Tensor | None, past) -> Tensor:
+        """Positions of the new tokens, after `past` tokens (an int, or a tensor that is never read on the host)."""
+        length, block = embeds.shape[1], self.config.block_size
+        if length + (past if isinstance(past, int) else 0) > block:
+            raise ValueError(
+                f"{length} new positions after {past} exceed `block_size` ({block}); Bark has no positions beyond it."
+            )
+        if position_ids is not None:
+            return position_ids
+        return (torch.arange(length, device=embeds.device) + past)[None]
+
+    def _flags(self, output_hidden_states, output_attentions, return_dict):
+        config = self.config
+        return (
+            config.output_hidden_states if output_hidden_states is None else output_hidden_states,
+            config.output_attentions if output_attentions is None else output_attentions,
+            config.return_dict if return_dict is None else return_dict,
+        )
+
+
+class BarkCausalModel(BarkStage):
+    """A causal stage: `input_vocab_size` embeddings, an untied head of `output_vocab_size`."""
+
+    def __init__(self, config: BarkSubModelConfig):
+        super().__init__(config)
+        self.loss_type = "ForCausalLM"
+        self.input_embeds_layer = nn.Embedding(config.input_vocab_size, config.hidden_size)
+        self.lm_head = nn.Linear(config.hidden_size, config.output_vocab_size, bias=False)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.input_embeds_layer
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        self.input_embeds_layer = value
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values=None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+        **kwargs,
+    ) -> CausalLMOutputWithPast | tuple:
+        """input_ids (B, Q) or inputs_embeds (B, Q, D) -> logits (B, Q or kept, output_vocab_size).
+
+        `logits_to_keep` is a number of last positions (0: all), a tensor of positions, or one of (B, n) positions for
+        each row. `labels` (B, Q) are shifted inside and -100 is ignored; `num_items_in_batch` sets the loss's divisor."""
+        embeds = self._embeds(input_ids, inputs_embeds, self.input_embeds_layer)
+        return self._finish(
+            embeds, attention_mask, position_ids, past_key_values, labels, use_cache, logits_to_keep,
+            output_hidden_states, output_attentions, return_dict, **kwargs,
+        )  # fmt: skip
+
+    def _finish(
+        self, embeds, attention_mask, position_ids, past_key_values, labels, use_cache, logits_to_keep,
+        output_hidden_states, output_attentions, return_dict, **kwargs,
+    ):  # fmt: skip
+        output_hidden_states, output_attentions, return_dict = self._flags(
+            output_hidden_states, output_attentions, return_dict
+        )
+        use_cache = self.config.use_cache if use_cache is None else use_cache
+        if use_cache and past_key_values is None and not self.training and labels is None:
+            past_key_values = DynamicCache(config=self.config)
+        ready = attention_mask is not None and attention_mask.dim() == 4 and position_ids is not None
+        if not ready:
+            past = past_key_values.get_seq_length() if past_key_values is not None else 0
+            position_ids = self._positions(embeds, position_ids, past)
+            attention_mask = create_causal_mask(
+                config=self.config, inputs_embeds=embeds, attention_mask=attention_mask,
+                past_key_values=past_key_values, position_ids=position_ids,
+            )  # fmt: skip
+        hidden, all_hidden, attentions = self._run(
+            embeds, attention_mask, position_ids, past_key_values, output_hidden_states, output_attentions
+        )
+        logits = self.lm_head(_keep(hidden, logits_to_keep))
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits, labels, vocab_size=self.config.output_vocab_size, **kwargs)
+        output = CausalLMOutputWithPast(loss, logits, past_key_values if use_cache else None, all_hidden, attentions)
+        return output if return_dict else output.to_tuple()
+
+
+class BarkSemanticModel(BarkCausalModel):
+    """Text to semantic tokens."""
+
+    config_class = BarkSemanticConfig
+    base_model_prefix = "semantic"
+    _keys_to_ignore_on_load_unexpected = [r"\.attn\.bias$", r"^(coarse_acoustics|fine_acoustics|codec_model)\."]
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values=None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+        history_ids: Tensor | None = None,
+        **kwargs,
+    ) -> CausalLMOutputWithPast | tuple:
+        """As `BarkCausalModel.forward`; input_ids (B, 257 + S): text, the infer token, semantic ids.
+
+        history_ids (B, 256): semantic history, whose embeddings are added to those of the first 256 positions."""
+        embeds = self._embeds(input_ids, inputs_embeds, self.input_embeds_layer)
+        if history_ids is not None:
+            if history_ids.shape[1] > embeds.shape[1]:
+                raise ValueError(
+                    f"`history_ids` covers {history_ids.shape[1]} positions, the input only {embeds.shape[1]}."
+                )
+            history = self.input_embeds_layer(history_ids)
+            embeds = embeds + nn.functional.pad(history, (0, 0, 0, embeds.shape[1] - history.shape[1]))
+        return self._finish(
+            embeds, attention_mask, position_ids, past_key_values, labels, use_cache, logits_to_keep,
+            output_hidden_states, output_attentions, return_dict, **kwargs,
+        )  # fmt: skip
+
+
+class BarkCoarseModel(BarkCausalModel):
+    """Semantic tokens to the first two codebooks; one id space at both ends, so both ends are resized together."""
+
+    config_class = BarkCoarseConfig
+    base_model_prefix = "coarse_acoustics"
+    _keys_to_ignore_on_load_unexpected = [r"\.attn\.bias$", r"^(semantic|fine_acoustics|codec_model)\."]
+
+    def get_output_embeddings(self) -> nn.Linear:
+        return self.lm_head
+
+    def set_output_embeddings(self, value: nn.Linear) -> None:
+        self.lm_head = value
+
+    def resize_token_embeddings(self, *args, **kwargs):
+        embeddings = super().resize_token_embeddings(*args, **kwargs)
+        self.config.output_vocab_size = self.lm_head.out_features
+        return embeddings
+
+
+class BarkFineModel(BarkStage):
+    """Codebooks to the next codebook, not causal: 8 embedding tables, 7 heads; head i is tied to table i + 1."""
+
+    config_class = BarkFineConfig
+    base_model_prefix = "fine_acoustics"
+    is_causal = False
+    _keys_to_ignore_on_load_unexpected = [r"\.attn\.bias$", r"^(semantic|coarse_acoustics|codec_model)\."]
+
+    def __init__(self, config: BarkFineConfig):
+        super().__init__(config)
+        self.loss_type = "ForMaskedLM"  # labels are not shifted
+        heads = config.n_codes_total - config.n_codes_given
+        self.input_embeds_layers = nn.ModuleList(
+            nn.Embedding(config.input_vocab_size, config.hidden_size) for _ in range(config.n_codes_total)
+        )
+        self.lm_heads = nn.ModuleList(
+            nn.Linear(config.hidden_size, config.output_vocab_size, bias=False) for _ in range(heads)
+        )
+        self._tied_weights_keys = {f"lm_heads.{i}.weight": f"input_embeds_layers.{i + 1}.weight" for i in range(heads)}
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.ModuleList:
+        return self.input_embeds_layers
+
+    def set_input_embeddings(self, value: nn.ModuleList) -> None:
+        self.input_embeds_layers = value
+
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
+    ) -> nn.ModuleList:
+        """Resizes all tables and, through their ties, all heads; new rows start at the old rows' mean by default."""
+        if new_num_tokens is None and pad_to_multiple_of is None:
+            return self.input_embeds_layers
+        resized = [
+            self._get_resized_embeddings(table, new_num_tokens, pad_to_multiple_of, mean_resizing)
+            for table in self.input_embeds_layers
+        ]
+        self.input_embeds_layers = nn.ModuleList(resized)
+        size = resized[0].num_embeddings
+        if self.config.tie_word_embeddings:
+            self.config.output_vocab_size = size
+            for head in self.lm_heads:
+                head.out_features = size
+        self.config.input_vocab_size = size
+        self.tie_weights()
+        return self.input_embeds_layers
+
+    def forward(
+        self,
+        codebook_idx: int,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+        **kwargs,
+    ) -> MaskedLMOutput | tuple:
+        """input_ids (B, T, n_codes_total) -> logits (B, T, output_vocab_size) of codebook `codebook_idx`.
+
+        The input is the sum of the tables of codebooks 0..codebook_idx, so codebook_idx itself is read at its old id.
+        `labels` (B, T) are that codebook's ids, not shifted; -100 is ignored."""
+        codebook_idx = int(codebook_idx)
+        first, total = self.config.n_codes_given, self.config.n_codes_total
+        if not first <= codebook_idx < total:
+            raise ValueError(f"`codebook_idx` must be {first} to {total - 1}, got {codebook_idx}.")
+        output_hidden_states, output_attentions, return_dict = self._flags(
+            output_hidden_states, output_attentions, return_dict
+        )
+        embeds = self._embeds(input_ids, inputs_embeds, lambda ids: self._sum_tables(ids, codebook_idx))
+        position_ids = self._positions(embeds, position_ids, 0)
+        mask = create_bidirectional_mask(config=self.config, inputs_embeds=embeds, attention_mask=attention_mask)
+        hidden, all_hidden, attentions = self._run(
+            embeds, mask, position_ids, None, output_hidden_states, output_attentions
+        )
+        logits = self.lm_heads[codebook_idx - first](hidden)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits, labels, vocab_size=self.config.output_vocab_size, **kwargs)
+        output = MaskedLMOutput(loss=loss, logits=logits, hidden_states=all_hidden, attentions=attentions)
+        return output if return_dict else output.to_tuple()
+
+    def _sum_tables(self, input_ids: Tensor, codebook_idx: int) -> Tensor:
+        embeds = self.input_embeds_layers[0](input_ids[..., 0])
+        for codebook in range(1, codebook_idx + 1):
+            embeds = embeds + self.input_embeds_layers[codebook](input_ids[..., codebook])
+        return embeds
+
+
+class BarkModel(BarkPreTrainedModel, BarkGenerationMixin):
+    """Text to waveform: `semantic`, `coarse_acoustics`, `fine_acoustics`, `codec_model`, and `generate` over them."""
+
+    config_class = BarkConfig
+    generation_config_class = BarkGenerationConfig
+    main_input_name = "input_ids"
+
+    def __init__(self, config: BarkConfig):
+        super().__init__(config)
+        self.generation_config = BarkGenerationConfig()
+        self.semantic = BarkSemanticModel(config.semantic_config)
+        self.coarse_acoustics = BarkCoarseModel(config.coarse_acoustics_config)
+        self.fine_acoustics = BarkFineModel(config.fine_acoustics_config)
+        self.codec_model = BarkCodec(config.codec_config)
+        self.post_init()
+        self._keys_to_ignore_on_load_unexpected = {r"\.attn\.bias$"}  # not the stages', which ignore each other
+
+    def forward(self, *args, **kwargs):
+        raise TypeError(
+            "BarkModel is a cascade and has no forward. Use `generate`, or train a stage: `model.semantic`, "
+            "`model.coarse_acoustics`, `model.fine_acoustics`."
+        )
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.semantic.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        self.semantic.set_input_embeddings(value)
+
+    def resize_token_embeddings(self, *args, **kwargs):
+        raise TypeError(
+            "Each stage has its own vocabulary: call `resize_token_embeddings` of `model.semantic`, "
+            "`model.coarse_acoustics` or `model.fine_acoustics`."
+        )
+
+
+def _keep(hidden: Tensor, logits_to_keep: int | Tensor) -> Tensor:
+    """(B, Q, D) -> the positions that logits are wanted for."""
+    if isinstance(logits_to_keep, Tensor) and logits_to_keep.dim() == 2:
+        return hidden.gather(1, logits_to_keep.to(hidden.device)[..., None].expand(-1, -1, hidden.shape[-1]))
+    if isinstance(logits_to_keep, Tensor):
+        return hidden[:, logits_to_keep.to(hidden.device)]
+    return hidden[:, -logits_to_keep:] if logits_to_keep else hidden

@@ -1,0 +1,75 @@
+"""The text-to-speech pipeline with a voice and a seed for each text, and batches whose results are trimmed.
+
+Knows nothing of stages: it pairs texts with voices and seeds, and calls the processor and `generate`."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from transformers import TextToAudioPipeline
+
+
+class BarkPipeline(TextToAudioPipeline):
+    """`pipe(texts, voice_preset=..., seed=..., batch_size=...)` -> {"audio": (N,) float32, "sampling_rate": 24000}.
+
+    voice_preset and seed: one for all or a list with one for each text; an integer seed gives text i seed + i, so
+    a text's result does not depend on the batch size. Built for another model, it is transformers' own pipeline."""
+
+    def __new__(cls, *args, model=None, **kwargs):
+        model = args[0] if args and model is None else model
+        if not hasattr(model, "generate_semantic"):
+            kwargs = {name: value for name, value in kwargs.items() if name not in ("voice_preset", "seed")}
+            return TextToAudioPipeline(model=model, **kwargs)
+        return super().__new__(cls)
+
+    def __init__(self, *args, voice_preset: Any = None, seed: int | list[int] | None = None, **kwargs):
+        super().__init__(*args, **kwargs)
+        if self.processor is None:
+            raise ValueError("BarkPipeline needs a processor: pipeline(..., processor=BarkProcessor.from_pretrained(...)).")
+        self.voice_preset, self.seed = voice_preset, seed
+
+    def __call__(self, text_inputs, *, voice_preset: Any = None, seed: int | list[int] | None = None, **kwargs):
+        """text_inputs: a text, a list of texts, or an iterable of texts (then an iterator of results comes back).
+
+        Other keywords: `batch_size`, `generate_kwargs` and `forward_params` (dicts for `generate`)."""
+        voice_preset = self.voice_preset if voice_preset is None else voice_preset
+        seed = self.seed if seed is None else seed
+        if isinstance(text_inputs, str):
+            return super().__call__(_item(text_inputs, 0, voice_preset, seed), **kwargs)
+        if isinstance(text_inputs, list | tuple):
+            for name, given in (("voice_preset", voice_preset), ("seed", seed)):
+                if isinstance(given, list | tuple) and len(given) != len(text_inputs):
+                    raise ValueError(f"`{name}` lists {len(given)} for {len(text_inputs)} texts; pass one for each, or one.")
+            if not text_inputs:
+                raise ValueError("Pass a text or a non-empty list of texts.")
+            return super().__call__(list(_items(text_inputs, voice_preset, seed)), **kwargs)
+        return super().__call__(_items(text_inputs, voice_preset, seed), **kwargs)
+
+    def preprocess(self, item: dict[str, Any], **kwargs) -> dict[str, Any]:
+        """Resolves the voice; tokenization waits for `_forward`, which has the whole batch."""
+        return {**item, "voice": self.processor.voice(item["voice"]), "options": kwargs}
+
+    def _forward(self, batch: dict[str, Any], **kwargs) -> dict[str, Any]:
+        alone = isinstance(batch["text"], str)
+        texts, voices, seeds = ([batch[k]] if alone else batch[k] for k in ("text", "voice", "seed"))
+        inputs = self.processor(texts, voice_preset=voices, **(batch["options"] if alone else batch["options"][0]))
+        options = {**kwargs.get("forward_params", {}), **kwargs.get("generate_kwargs", {})}
+        if seeds[0] is not None:
+            options["seed"] = seeds
+        audio, lengths = self.model.generate(**inputs, **{**options, "return_output_lengths": True})
+        waves = [wave[:length] for wave, length in zip(audio, lengths.tolist(), strict=True)]
+        return {"audio": waves[0] if alone else waves}
+
+    def postprocess(self, output: dict[str, Any], **kwargs) -> dict[str, Any]:
+        return {"audio": output["audio"].float().cpu().numpy().reshape(-1), "sampling_rate": self.sampling_rate}
+
+
+def _items(texts: Iterable[str], voice_preset: Any, seed: int | list[int] | None) -> Iterator[dict[str, Any]]:
+    return (_item(text, i, voice_preset, seed) for i, text in enumerate(texts))
+
+
+def _item(text: str, i: int, voice_preset: Any, seed: int | list[int] | None) -> dict[str, Any]:
+    return {
+        "text": text,
+        "voice": voice_preset[i] if isinstance(voice_preset, list | tuple) else voice_preset,
+        "seed": seed[i] if isinstance(seed, list | tuple) else None if seed is None else seed + i,
+    }

@@ -1,0 +1,80 @@
+"""Filters and draws: logits and uniform numbers in, token ids out.
+
+Knows nothing of what the ids mean. The order is the original's: top-p on untempered logits, top-k, temperature."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def filter_logits(logits: Tensor, top_k: int | None = None, top_p: float | None = None) -> Tensor:
+    """(..., V) logits with -inf where a filter drops the id; the input is not changed.
+
+    top-p keeps the smallest set of the likeliest ids whose mass exceeds `top_p`, the one that crosses it included
+    (Holtzman et al., 2020); top-k keeps the k largest and ties with the k-th."""
+    if top_p is not None and top_p < 1:
+        ordered, order = logits.sort(dim=-1, descending=True)
+        mass = ordered.softmax(-1).cumsum(-1)
+        drop = torch.zeros_like(mass, dtype=torch.bool)
+        drop[..., 1:] = mass[..., :-1] > top_p
+        logits = logits.masked_fill(drop.scatter(-1, order, drop), -torch.inf)
+    if top_k:
+        kth = logits.topk(min(top_k, logits.shape[-1]), dim=-1).values[..., -1:]
+        logits = logits.masked_fill(logits < kth, -torch.inf)
+    return logits
+
+
+def probabilities(
+    logits: Tensor, temperature: float | None = None, top_k: int | None = None, top_p: float | None = None
+) -> Tensor:
+    """(..., V) float32 probabilities that are drawn from."""
+    logits = filter_logits(logits.float(), top_k, top_p)
+    return (logits / temperature if temperature is not None else logits).softmax(-1)
+
+
+def draw(probs: Tensor, uniforms: Tensor) -> Tensor:
+    """(..., V) probabilities and (...) uniforms in [0, 1) -> (...) ids by inverse CDF, float64, no host sync.
+
+    An id of probability 0 is never drawn."""
+    cdf = probs.double().cumsum(-1)
+    total = cdf[..., -1:]
+    target = torch.minimum(uniforms.unsqueeze(-1) * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cdf, target, right=True).squeeze(-1)
+
+
+STREAMS = {"semantic": 0, "coarse": 1, "fine": 2}
+
+
+def random_stream(seed: int, stage: str) -> torch.Generator:
+    """The CPU generator of one row's draws in one stage; streams of (seed, stage) pairs are independent."""
+    mixed = np.random.SeedSequence([seed, STREAMS[stage]]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(mixed >> np.uint64(1)))
+
+
+def uniforms(generator: torch.Generator, *shape: int) -> Tensor:
+    """float64 numbers in [0, 1) on the CPU, the same on every machine."""
+    return torch.rand(*shape, dtype=torch.float64, generator=generator)
+
+
+MAX_SEED = 2**63 - 1
+
+
+def row_seeds(rows: int, seed: int | list[int] | None = None, generator: torch.Generator | None = None) -> list[int]:
+    """One seed per row: `seed + i`, the list itself, or drawn from `generator` (default: torch's global one)."""
+    if seed is None:
+        return torch.randint(0, MAX_SEED, (rows,), generator=generator, device=_device(generator)).tolist()
+    if generator is not None:
+        raise ValueError("Pass either `seed` or `generator`, not both.")
+    seeds = [seed] * rows if not isinstance(seed, list | tuple) else list(seed)
+    for one in seeds:
+        if isinstance(one, bool) or not isinstance(one, int | np.integer) or not 0 <= one <= MAX_SEED:
+            raise ValueError(f"`seed` must be an integer from 0 to 2**63 - 1, or a list of them, got {one!r}.")
+    if len(seeds) != rows:
+        raise ValueError(f"`seed` lists {len(seeds)} seeds for {rows} rows; pass one for each row, or an integer.")
+    if isinstance(seed, list | tuple):
+        return [int(one) for one in seeds]
+    return [(int(seed) + row) % (MAX_SEED + 1) for row in range(rows)]
+
+
+def _device(generator: torch.Generator | None):
+    return generator.device if generator is not None else "cpu"

@@ -1,0 +1,152 @@
+"""A voice (history prompt, speaker embedding): three arrays of token ids, their checks and their files.
+
+Knows nothing of networks or of where a checkpoint keeps its presets (`processing_bark`)."""
+
+import hashlib
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.numpy import load_file, save_file
+
+KEYS = {"semantic_prompt": 1, "coarse_prompt": 2, "fine_prompt": 2}
+_LAYOUT = "semantic_prompt (S,), coarse_prompt (2, T) and fine_prompt (8, T), integers, T/S about 1.5"
+
+
+@dataclass(frozen=True, eq=False)
+class Voice(Mapping):
+    """semantic_prompt (S,), coarse_prompt (K, T) and fine_prompt (Q, T), int64, read-only; a mapping of its arrays.
+
+    Sizes are K = 2 and Q = 8 for Bark. Raises ValueError for anything that the original would refuse or that would
+    fail later: missing keys, wrong shapes or types, negative ids, lengths that do not belong together."""
+
+    semantic_prompt: np.ndarray
+    coarse_prompt: np.ndarray
+    fine_prompt: np.ndarray
+
+    def __post_init__(self):
+        for key, ndim in KEYS.items():
+            object.__setattr__(self, key, _array(key, getattr(self, key), ndim))
+        semantic, frames = len(self.semantic_prompt), self.coarse_prompt.shape[1]
+        if semantic < 2:
+            raise ValueError(f"A voice needs at least 2 semantic ids, got {semantic}. Use a longer generation.")
+        if round(frames / semantic, 1) != 1.5:
+            raise ValueError(
+                f"semantic_prompt ({semantic} ids, 49.9 Hz) and coarse_prompt ({frames} frames, 75 Hz) are not the same "
+                f"stretch of speech: {frames}/{semantic} rounds to {round(frames / semantic, 1)}, it must be 1.5."
+            )
+        if self.fine_prompt.shape[1] != frames:
+            raise ValueError(
+                f"coarse_prompt has {frames} frames and fine_prompt {self.fine_prompt.shape[1]}; they must be equal."
+            )
+
+    @classmethod
+    def of(cls, value: Any) -> "Voice":
+        """From a Voice or any mapping with its three keys (NumPy arrays, tensors or nested lists)."""
+        if isinstance(value, cls):
+            return value
+        if not isinstance(value, Mapping) and not hasattr(value, "keys"):
+            raise ValueError(f"A voice is a mapping of {_LAYOUT}; got {type(value).__name__}.")
+        missing = [key for key in KEYS if key not in value]
+        if missing:
+            raise ValueError(f"The voice lacks {', '.join(missing)}; it has {sorted(map(str, value.keys()))}.")
+        return cls(*(value[key] for key in KEYS))
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Voice":
+        """Reads one voice from an `.npz` (the original's format, no pickles) or a `.safetensors` file."""
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"No voice file at {path}. Pass a .npz or .safetensors file.")
+        try:
+            arrays = load_file(path) if path.suffix == ".safetensors" else _read_npz(path)
+        except Exception as error:
+            raise ValueError(f"{path} is not a voice file that can be read safely ({error}). {_LAYOUT}.") from error
+        try:
+            return cls.of(arrays)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    def save(self, path: str | Path) -> None:
+        """Writes `.npz` (readable by the original) or `.safetensors`, by the path's ending; parents must exist."""
+        path = Path(path)
+        if path.suffix == ".safetensors":
+            save_file({key: compact(self[key]) for key in KEYS}, path)
+        elif path.suffix == ".npz":
+            np.savez(path, **{key: self[key] for key in KEYS})
+        else:
+            raise ValueError(f"A voice is saved as .npz or .safetensors, not {path.suffix or 'without an ending'!r}.")
+
+    def check_ranges(self, semantic_vocab_size: int, codebook_size: int, n_coarse: int, n_fine: int) -> None:
+        """Raises ValueError where an id is outside the model's vocabularies or a codebook is missing."""
+        for key, rows in (("coarse_prompt", n_coarse), ("fine_prompt", n_fine)):
+            if len(self[key]) != rows:
+                raise ValueError(f"The voice's {key} has {len(self[key])} codebooks; this model needs {rows}.")
+        for key, size in (("semantic_prompt", semantic_vocab_size), *((k, codebook_size) for k in KEYS if k[0] != "s")):
+            if self[key].max() >= size:
+                raise ValueError(f"The voice's {key} holds id {self[key].max()}; this model's ids end at {size - 1}.")
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits that name the voice's content."""
+        digest = hashlib.sha256()
+        for key in KEYS:
+            digest.update(repr(self[key].shape).encode() + self[key].tobytes())
+        return digest.hexdigest()[:16]
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        if key not in KEYS:
+            raise KeyError(key)
+        return getattr(self, key)
+
+    def __iter__(self):
+        return iter(KEYS)
+
+    def __len__(self) -> int:
+        return len(KEYS)
+
+    def __eq__(self, other) -> bool:
+        return isinstance(other, Voice) and all(np.array_equal(self[key], other[key]) for key in KEYS)
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
+
+    def __repr__(self) -> str:
+        return f"Voice(semantic_prompt={self.semantic_prompt.shape}, coarse_prompt={self.coarse_prompt.shape})"
+
+
+def compact(array: np.ndarray) -> np.ndarray:
+    """The same ids in the smallest common type: uint16 where they fit, else int32."""
+    return np.ascontiguousarray(array.astype(np.uint16 if array.max(initial=0) < 2**16 else np.int32))
+
+
+def save_bank(voices: Mapping[str, Voice], path: str | Path) -> None:
+    """Many voices in one `.safetensors` file, tensors named `<voice>/<key>`."""
+    save_file({f"{name}/{key}": compact(voice[key]) for name, voice in voices.items() for key in KEYS}, path)
+
+
+def _array(key: str, value: Any, ndim: int) -> np.ndarray:
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu().numpy()
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"The voice's {key} is not an array: {error}") from error
+    if array.ndim != ndim or array.dtype.kind not in "iu" or array.size == 0:
+        raise ValueError(f"The voice's {key} is {array.dtype} of shape {array.shape}; a voice is {_LAYOUT}.")
+    if array.min() < 0 or array.max() > 2**31 - 1:
+        raise ValueError(f"The voice's {key} holds ids from {array.min()} to {array.max()}; ids start at 0.")
+    array = np.array(array, dtype=np.int64, order="C")
+    array.setflags(write=False)
+    return array
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    if not zipfile.is_zipfile(path):
+        raise ValueError("not an .npz archive")
+    with np.load(path, allow_pickle=False) as archive:
+        return {key: archive[key] for key in archive.files if key in KEYS}
