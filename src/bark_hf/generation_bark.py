@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig
@@ -167,7 +168,7 @@ class BarkGenerationMixin:
 
     def _run_semantic(self, texts, voices, options, seeds, logits_processor, report) -> list[Tensor]:
         vocabulary = self._vocabulary()
-        histories = [None if voice is None else torch.as_tensor(voice["semantic_prompt"]) for voice in voices]
+        histories = [None if voice is None else torch.tensor(voice["semantic_prompt"]) for voice in voices]
         texts = [vocabulary.encode_text(text) for text in texts]
         prompt = semantic_prompt(texts, histories, vocabulary, self.semantic.device)
         tokens = run_semantic(self.semantic, *prompt, options, vocabulary, seeds, logits_processor, report)
@@ -213,7 +214,7 @@ def _texts(input_ids, attention_mask, vocabulary: Vocabulary) -> list[Tensor]:
     if attention_mask is None:  # trailing zeros are BERT's [PAD]
         mask = ids.ne(0).flip(1).cummax(1).values.flip(1)
     else:
-        mask = torch.as_tensor(attention_mask).cpu()
+        mask = torch.as_tensor(attention_mask).detach().cpu()
         if mask.shape != ids.shape and mask.dim() == 1:
             mask = mask[None]
         if mask.shape != ids.shape:
@@ -278,9 +279,9 @@ def _id_rows(rows, shape: tuple[int | None, ...], size: int, name: str) -> list[
 
 def _integer_tensor(value, name: str) -> Tensor:
     try:
-        tensor = torch.as_tensor(value)
+        tensor = value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{name} must be an integer tensor or array: {error}") from error
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
         raise ValueError(f"{name} must hold integers, got {tensor.dtype}.")
-    return tensor.detach().cpu().long()
+    return tensor.cpu().long()

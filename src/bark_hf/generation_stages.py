@@ -96,8 +96,8 @@ class CoarseRow:
         """The kept ends of a voice; the last frame goes, for time alignment, as in the original."""
         if voice is None:
             return torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long)
-        v, semantic = self.vocabulary, torch.as_tensor(voice["semantic_prompt"])
-        coarse = v.flatten_codes(torch.as_tensor(voice["coarse_prompt"]))
+        v, semantic = self.vocabulary, torch.tensor(voice["semantic_prompt"])
+        coarse = v.flatten_codes(torch.tensor(voice["coarse_prompt"]))
         n_semantic = min(
             v.max_semantic_history(self.max_history),
             len(semantic) - len(semantic) % 2,
@@ -188,7 +188,7 @@ class FineRow:
         frames = torch.full((self.n_frames, v.n_fine_codebooks), v.fine_pad, dtype=torch.long)
         frames[:, : v.n_coarse_codebooks] = coarse.t()
         if voice is not None:
-            history = torch.as_tensor(voice["fine_prompt"])[:, -v.max_fine_history_length :].t()
+            history = torch.tensor(voice["fine_prompt"])[:, -v.max_fine_history_length :].t()
             frames = torch.cat([history, frames])
         self.n_history = len(frames) - self.n_frames
         self.frames = nn.functional.pad(frames, (0, 0, 0, max(0, self.window - len(frames))), value=v.fine_pad)
