@@ -3,8 +3,18 @@
 Knows nothing of Bark's stages. The network is transformers' `EncodecModel`; it stays in float32."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import EncodecModel
+
+
+def hooked_device(module: nn.Module) -> torch.device | None:
+    """The device that accelerate's hooks run an offloaded module on; None where there are no hooks."""
+    for part in module.modules():
+        hook = part.__dict__.get("_hf_hook")
+        wanted = vars(hook).get("execution_device") if hook is not None else None
+        if wanted is not None:
+            return torch.device(wanted)
+    return None
 
 
 class BarkCodec(EncodecModel):
@@ -16,9 +26,14 @@ class BarkCodec(EncodecModel):
     _supports_attention_backend = True
     _keep_in_fp32_modules_strict = {"encoder", "decoder", "quantizer"}
 
+    @property
+    def device(self) -> torch.device:
+        """Where inputs belong: the accelerator of an offloaded codec, else the parameters' device."""
+        return hooked_device(self) or super().device
+
     def forward(self, input_values: Tensor | None = None, *args, audio_codes: Tensor | None = None, **kwargs):
         """Codes alone, (B, K, T), give the waveform (B, N); else `EncodecModel.forward`."""
-        if input_values is None:
+        if input_values is None and audio_codes is not None:
             return self.decode(audio_codes[None], [None]).audio_values[:, 0]
         return super().forward(input_values, *args, audio_codes=audio_codes, **kwargs)
 

@@ -40,7 +40,9 @@ class BarkSubModelConfig(PreTrainedConfig):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` ({getattr(self, name)}) must be at least 1.")
         if self.hidden_size % self.num_heads:
-            raise ValueError(f"`hidden_size` ({self.hidden_size}) must be a multiple of `num_heads` ({self.num_heads}).")
+            raise ValueError(
+                f"`hidden_size` ({self.hidden_size}) must be a multiple of `num_heads` ({self.num_heads})."
+            )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"`dropout` ({self.dropout}) must be at least 0 and below 1.")
 
@@ -119,6 +121,8 @@ class BarkConfig(PreTrainedConfig):
             value = getattr(self, name)
             if value is None or isinstance(value, dict):
                 setattr(self, name, config_class(**(value or {})))
+            elif isinstance(value, PreTrainedConfig) and value.model_type != config_class.model_type:
+                raise ValueError(f"`{name}` must be a {config_class.__name__}, got {type(value).__name__}.")
         super().__post_init__(**kwargs)
 
     @classmethod

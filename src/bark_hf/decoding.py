@@ -21,17 +21,19 @@ class RowCache:
     def __init__(self, length: int):
         self.length = length
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
-        self.positions: Tensor | None = None
+        self.positions: Tensor = torch.empty(0)
         self.limit = 0
 
     def update(self, key: Tensor, value: Tensor, layer_idx: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
         if layer_idx not in self.layers:
             batch, heads, _, head_dim = key.shape
-            self.layers[layer_idx] = tuple(key.new_zeros(batch, heads, self.length, head_dim) for _ in range(2))
+            shape = (batch, heads, self.length, head_dim)
+            self.layers[layer_idx] = key.new_zeros(shape), key.new_zeros(shape)
         index = self.positions.to(key.device)[:, None, :, None].expand_as(key)
-        for buffer, new in zip(self.layers[layer_idx], (key, value), strict=True):
-            buffer.scatter_(2, index, new)
-        return tuple(buffer[:, :, : self.limit] for buffer in self.layers[layer_idx])
+        keys, values = self.layers[layer_idx]
+        keys.scatter_(2, index, key)
+        values.scatter_(2, index, value)
+        return keys[:, :, : self.limit], values[:, :, : self.limit]
 
 
 class DecodeSession:
@@ -44,7 +46,7 @@ class DecodeSession:
         self.model = model
         self.capacity = min(capacity, model.config.block_size)
         self.cache = RowCache(self.capacity)
-        self.lengths: Tensor | None = None
+        self.lengths: Tensor = torch.empty(0)
 
     def prefill(self, input_ids: Tensor, lengths: list[int] | None = None, **inputs) -> Tensor:
         """(B, Q) prompt ids, right-padded to Q where `lengths` says so -> (B, V) logits after each row's prompt."""
@@ -97,18 +99,19 @@ def decode(
 ) -> Iterator[Step]:
     """Draws one id a row for each legal range [first, end), feeding the last one back; stops when you stop asking.
 
-    `logits` (B, V) are the prompt's; `uniforms` (B, n) the numbers of each row's own stream. `logits_processor` gets the
-    ids drawn so far (B, t), after `generated` if given, and full scores with illegal ids at -inf."""
+    `logits` (B, V) are the prompt's; `uniforms` (B, n) the numbers of each row's own stream. `logits_processor` gets
+    the ids drawn so far (B, t), after `generated` if given, and full scores with illegal ids at -inf."""
+    ids = torch.empty(0)
     for step, (first, end) in enumerate(ranges):
         if step:
-            logits = session.step(ids)  # noqa: F821 (bound by the step before)
+            logits = session.step(ids)
         scores = logits.float()
         if logits_processor is not None:
             scores = process(scores, first, end, logits_processor, generated)
         ids, p_eos = pick(scores[:, first:end], options, uniforms[:, step], None if eos is None else eos - first)
         ids = ids + first
         stopped = torch.zeros_like(ids, dtype=torch.bool) if eos is None else ids == eos
-        if eos is not None and min_eos_p is not None:
+        if p_eos is not None and min_eos_p is not None:
             stopped = stopped | (p_eos >= min_eos_p)
         if logits_processor is not None:
             generated = ids[:, None] if generated is None else torch.cat([generated, ids[:, None]], dim=1)
@@ -116,7 +119,7 @@ def decode(
 
 
 def pick(scores: Tensor, options, uniforms: Tensor, watched: int | None = None) -> tuple[Tensor, Tensor | None]:
-    """(..., V) scores -> (...) ids and the probability (...) of the `watched` id; argmax is the limit of temperature 0."""
+    """(..., V) scores -> (...) ids and the `watched` id's probability (...); argmax is the limit of temperature 0."""
     if options.greedy:
         ids = scores.argmax(-1)
         return ids, None if watched is None else (ids == watched).float()

@@ -25,24 +25,30 @@ from .voices import Voice
 class BarkGenerateOutput(ModelOutput):
     """Everything that one `generate` call made; row i's parts are at index i.
 
-    audio (B, N) float32 with zeros on the right, audio_lengths (B,) in samples, semantic_tokens: (S_i,), coarse_codes:
-    (2, T_i), fine_codes: (8, T_i), seeds: what `generate(seed=seeds)` needs to repeat the rows, sampling_rate in Hz."""
+    audio (B, N) float32 with zeros on the right, audio_lengths (B,) in samples, semantic_tokens: (S_i,),
+    coarse_codes: (2, T_i), fine_codes: (8, T_i), seeds: `generate(seed=seeds)` repeats the rows, sampling_rate in Hz."""
 
-    audio: Tensor | None = None
-    audio_lengths: Tensor | None = None
-    semantic_tokens: list[Tensor] | None = None
-    coarse_codes: list[Tensor] | None = None
-    fine_codes: list[Tensor] | None = None
-    seeds: list[int] | None = None
-    sampling_rate: int | None = None
+    audio: Tensor  # a ModelOutput may require its first field only
+    audio_lengths: Tensor = None  # type: ignore[assignment]
+    semantic_tokens: list[Tensor] = None  # type: ignore[assignment]
+    coarse_codes: list[Tensor] = None  # type: ignore[assignment]
+    fine_codes: list[Tensor] = None  # type: ignore[assignment]
+    seeds: list[int] = None  # type: ignore[assignment]
+    sampling_rate: int = None  # type: ignore[assignment]
 
     def voice(self, row: int = 0) -> Voice:
         """Row `row` as a voice for later generations. Raises ValueError where it is too short to be one."""
-        return Voice(self.semantic_tokens[row], self.coarse_codes[row], self.fine_codes[row])
+        return Voice(*(self[key][row].cpu().numpy() for key in ("semantic_tokens", "coarse_codes", "fine_codes")))
 
 
 class BarkGenerationMixin:
     """`generate`, its three stages and `decode_audio`. A sample never depends on its neighbours in the batch."""
+
+    config: Any  # a BarkConfig; this and the networks below come from the class that mixes this in
+    semantic: Any
+    coarse_acoustics: Any
+    fine_acoustics: Any
+    codec_model: Any
 
     @torch.no_grad()
     def generate(
@@ -63,7 +69,7 @@ class BarkGenerationMixin:
         """Text ids (B, L) -> speech.
 
         input_ids, attention_mask: the tokenizer's ids (a row's first 256 count) and 1 where they are text; without a
-        mask, trailing zeros are padding. history_prompt: a voice for all rows, or a list with a voice or None for each.
+        mask, trailing zeros are padding. history_prompt: a voice for all rows, or a list with one or None for each.
         Options: `semantic_`, `coarse_`, `fine_` + do_sample, temperature, top_k, top_p, max_new_tokens; unprefixed
         temperature, top_k, top_p mean semantic and coarse, do_sample all; min_eos_p, allow_early_stop,
         max_duration (s), max_new_tokens the semantic stage; max_coarse_history, sliding_window_len the coarse stage.
@@ -74,17 +80,18 @@ class BarkGenerationMixin:
         Raises ValueError or TypeError, before any network runs, for input that cannot be spoken."""
         config, vocabulary = self._checked_generation_config(), self._vocabulary()
         semantic_options, coarse_options, fine_options = all_options(config, generation_config, options)
+        self._check_coarse_room(coarse_options)
         texts = _texts(input_ids, attention_mask, vocabulary)
         voices = _voices(history_prompt, len(texts), vocabulary)
         seeds = row_seeds(len(texts), seed, generator)
-        report = streamer.put if streamer is not None else None
+        report = _report(streamer, logits_processor)
         semantic = self._run_semantic(texts, voices, semantic_options, seeds, logits_processor, report)
         coarse = self._run_coarse(semantic, voices, coarse_options, seeds, logits_processor, report)
         fine = self._run_fine(coarse, voices, fine_options, seeds, logits_processor, report)
         waves = self.codec_model.decode_all(fine)
-        if streamer is not None:
-            streamer.put(Progress("codec", 1, 1))
-            streamer.end()
+        if report is not None:
+            report(Progress("codec", 1, 1))
+        _ended(streamer, waves)
         audio = nn.utils.rnn.pad_sequence(waves, batch_first=True)
         lengths = torch.tensor([len(wave) for wave in waves], device=audio.device)
         if return_dict_in_generate:
@@ -98,11 +105,13 @@ class BarkGenerationMixin:
     ) -> list[Tensor]:  # fmt: skip
         """Text ids (B, L) -> list of (S_i,) int64 semantic ids. The stage's keywords are unprefixed."""
         vocabulary = self._vocabulary()
+        report = _report(streamer, logits_processor)
         stage = stage_options("semantic", self._checked_generation_config(), generation_config, options)
         texts = _texts(input_ids, attention_mask, vocabulary)
         voices = _voices(history_prompt, len(texts), vocabulary)
         seeds = row_seeds(len(texts), seed, generator)
-        return self._run_semantic(texts, voices, stage, seeds, logits_processor, streamer and streamer.put)
+        result = self._run_semantic(texts, voices, stage, seeds, logits_processor, report)
+        return _ended(streamer, result)
 
     @torch.no_grad()
     def generate_coarse(
@@ -111,11 +120,14 @@ class BarkGenerationMixin:
     ) -> list[Tensor]:  # fmt: skip
         """List of (S_i,) semantic ids -> list of (2, T_i) int64 codes."""
         vocabulary = self._vocabulary()
+        report = _report(streamer, logits_processor)
         stage = stage_options("coarse", self._checked_generation_config(), generation_config, options)
+        self._check_coarse_room(stage)
         rows = _id_rows(semantic, (None,), vocabulary.semantic_vocab_size, "semantic ids (S,)")
         voices = _voices(history_prompt, len(rows), vocabulary)
         seeds = row_seeds(len(rows), seed, generator)
-        return self._run_coarse(rows, voices, stage, seeds, logits_processor, streamer and streamer.put)
+        result = self._run_coarse(rows, voices, stage, seeds, logits_processor, report)
+        return _ended(streamer, result)
 
     @torch.no_grad()
     def generate_fine(
@@ -124,12 +136,14 @@ class BarkGenerationMixin:
     ) -> list[Tensor]:  # fmt: skip
         """List of (2, T_i) codes -> list of (8, T_i) int64 codes."""
         vocabulary = self._vocabulary()
+        report = _report(streamer, logits_processor)
         stage = stage_options("fine", self._checked_generation_config(), generation_config, options)
         k = vocabulary.n_coarse_codebooks
         rows = _id_rows(coarse, (k, None), vocabulary.codebook_size, f"coarse codes ({k}, T)")
         voices = _voices(history_prompt, len(rows), vocabulary)
         seeds = row_seeds(len(rows), seed, generator)
-        return self._run_fine(rows, voices, stage, seeds, logits_processor, streamer and streamer.put)
+        result = self._run_fine(rows, voices, stage, seeds, logits_processor, report)
+        return _ended(streamer, result)
 
     @torch.no_grad()
     def decode_audio(self, fine: list[Tensor] | Tensor) -> list[Tensor]:
@@ -170,8 +184,10 @@ class BarkGenerationMixin:
         vocabulary = self._vocabulary()
         histories = [None if voice is None else torch.tensor(voice["semantic_prompt"]) for voice in voices]
         texts = [vocabulary.encode_text(text) for text in texts]
-        prompt = semantic_prompt(texts, histories, vocabulary, self.semantic.device)
-        tokens = run_semantic(self.semantic, *prompt, options, vocabulary, seeds, logits_processor, report)
+        input_ids, history_ids = semantic_prompt(texts, histories, vocabulary, self.semantic.device)
+        tokens = run_semantic(
+            self.semantic, input_ids, history_ids, options, vocabulary, seeds, logits_processor, report
+        )
         silent = [row for row, one in enumerate(tokens) if not len(one)]
         if silent:
             warnings.warn(f"The model ended at once for text {silent}: no audio there. Try another seed.", stacklevel=4)
@@ -191,6 +207,16 @@ class BarkGenerationMixin:
         )
         return [one.to(model.device) for one in codes]
 
+    def _check_coarse_room(self, options) -> None:
+        """A full window (semantic ids, infer token, history, all new ids but the last) must have positions."""
+        width, block = self._vocabulary().max_coarse_input_length, self.config.coarse_acoustics_config.block_size
+        if width + options.max_coarse_history + options.sliding_window_len > block:
+            raise ValueError(
+                f"`max_coarse_input_length` ({width}) + `max_coarse_history` ({options.max_coarse_history}) + "
+                f"`sliding_window_len` ({options.sliding_window_len}) must be at most "
+                f"`coarse_acoustics_config.block_size` ({block})."
+            )
+
     def _vocabulary(self) -> Vocabulary:
         return Vocabulary.of(self.generation_config)
 
@@ -200,6 +226,23 @@ class BarkGenerationMixin:
             config.semantic_config, config.coarse_acoustics_config, config.fine_acoustics_config, config.codec_config
         )
         return self.generation_config
+
+
+def _report(streamer, logits_processor):
+    """The streamer's `put`, or None; refuses callbacks that would fail in the middle of a run."""
+    if logits_processor is not None and not callable(logits_processor):
+        raise TypeError(f"`logits_processor` must be a LogitsProcessorList, got {type(logits_processor).__name__}.")
+    if streamer is None:
+        return None
+    if not (hasattr(streamer, "put") and hasattr(streamer, "end")):
+        raise TypeError(f"`streamer` must have `put` and `end`, got {type(streamer).__name__}.")
+    return streamer.put
+
+
+def _ended(streamer, result):
+    if streamer is not None:
+        streamer.end()
+    return result
 
 
 def _texts(input_ids, attention_mask, vocabulary: Vocabulary) -> list[Tensor]:
@@ -214,7 +257,7 @@ def _texts(input_ids, attention_mask, vocabulary: Vocabulary) -> list[Tensor]:
     if attention_mask is None:  # trailing zeros are BERT's [PAD]
         mask = ids.ne(0).flip(1).cummax(1).values.flip(1)
     else:
-        mask = torch.as_tensor(attention_mask).detach().cpu()
+        mask = _mask_tensor(attention_mask)
         if mask.shape != ids.shape and mask.dim() == 1:
             mask = mask[None]
         if mask.shape != ids.shape:
@@ -275,6 +318,13 @@ def _id_rows(rows, shape: tuple[int | None, ...], size: int, name: str) -> list[
         if row.numel() and (row.min() < 0 or row.max() >= size):
             raise ValueError(f"Sample {i} holds ids from {row.min()} to {row.max()}; {name} are 0 to {size - 1}.")
     return checked
+
+
+def _mask_tensor(value) -> Tensor:
+    try:
+        return torch.as_tensor(value).detach().cpu()
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise ValueError(f"`attention_mask` must be a tensor or array of 0 and 1: {error}") from error
 
 
 def _integer_tensor(value, name: str) -> Tensor:

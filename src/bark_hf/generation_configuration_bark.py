@@ -10,6 +10,10 @@ from transformers import GenerationConfig
 MARKER = "bark_hf_format"  # stands in every file that we write: its sampling values are meant, not filled in
 _FILLED_IN_BY_TRANSFORMERS = {"top_k": 50, "top_p": 1.0, "do_sample": False, "temperature": 1.0, "min_eos_p": None}
 _NULLABLE = {"temperature", "top_k", "top_p", "min_eos_p", "max_duration", "max_new_tokens"}
+_POSITIVE = {
+    "semantic_vocab_size", "semantic_rate_hz", "coarse_rate_hz", "max_input_semantic_length",
+    "max_coarse_input_length", "max_fine_input_length", "n_coarse_codebooks", "n_fine_codebooks", "sliding_window_len",
+}  # fmt: skip
 
 
 class BarkStageGenerationConfig(GenerationConfig):
@@ -41,8 +45,10 @@ class BarkStageGenerationConfig(GenerationConfig):
             if not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
                 kind = " or ".join(t.__name__ for t in wanted) if isinstance(wanted, tuple) else wanted.__name__
                 raise ValueError(f"`{name}` must be {kind}, got {value!r}.")
-            if not isinstance(value, bool) and value < 0:
+            if not isinstance(value, bool) and not value >= 0:
                 raise ValueError(f"`{name}` ({value}) must not be negative.")
+            if name in _POSITIVE and not value > 0:
+                raise ValueError(f"`{name}` ({value}) must be above 0.")
 
     def to_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.defaults}
@@ -52,8 +58,10 @@ class BarkStageGenerationConfig(GenerationConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
-        """Reads a file's dict: fields that are missing keep Bark's defaults, fields that Bark lacks are dropped."""
-        return _from_dict(cls, {k: v for k, v in config_dict.items() if k in cls.defaults}, kwargs)
+        """Reads a file's dict: fields that are missing, or null where a value is needed, keep Bark's defaults, fields
+        that Bark lacks are dropped."""
+        known = {k: v for k, v in config_dict.items() if k in cls.defaults and (v is not None or k in _NULLABLE)}
+        return _from_dict(cls, known, kwargs)
 
 
 class BarkSemanticGenerationConfig(BarkStageGenerationConfig):
@@ -113,6 +121,14 @@ class BarkFineGenerationConfig(BarkStageGenerationConfig):
         "n_fine_codebooks": 8,
     }
 
+    def validate(self, *args, **kwargs):
+        super().validate(*args, **kwargs)
+        if self.max_fine_history_length >= self.max_fine_input_length:
+            raise ValueError(
+                f"`max_fine_history_length` ({self.max_fine_history_length}) must be below `max_fine_input_length` "
+                f"({self.max_fine_input_length}), or the windows would not advance."
+            )
+
 
 STAGES = {
     "semantic_config": BarkSemanticGenerationConfig,
@@ -128,6 +144,9 @@ class BarkGenerationConfig(GenerationConfig):
     marker was written by transformers, which fills sampling fields with its own defaults: those count as unset."""
 
     model_type = "bark"
+    semantic_config: BarkSemanticGenerationConfig
+    coarse_acoustics_config: BarkCoarseGenerationConfig
+    fine_acoustics_config: BarkFineGenerationConfig
 
     def __init__(
         self,
@@ -167,8 +186,8 @@ class BarkGenerationConfig(GenerationConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
-        """Reads a file's dict, ours or one that transformers wrote: plain nested dicts, missing fields, filled ones."""
-        own = {name: config_dict[name] for name in ("sample_rate", "codebook_size") if name in config_dict}
+        """Reads a file's dict, ours or one that transformers wrote: nested dicts, missing fields, filled ones."""
+        own: dict[str, Any] = {k: v for k, v in config_dict.items() if k in ("sample_rate", "codebook_size")}
         for name, stage_class in STAGES.items():
             stage = dict(config_dict.get(name) or {})
             if MARKER not in config_dict:
@@ -187,7 +206,7 @@ def without_filled_in_defaults(stage: dict[str, Any]) -> dict[str, Any]:
     return {
         name: value
         for name, value in stage.items()
-        if name not in _FILLED_IN_BY_TRANSFORMERS or value != _FILLED_IN_BY_TRANSFORMERS[name]
+        if value is not None and (name not in _FILLED_IN_BY_TRANSFORMERS or value != _FILLED_IN_BY_TRANSFORMERS[name])
     }
 
 

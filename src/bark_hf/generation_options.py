@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-_HARMLESS = {  # keywords that callers of transformers pass, and the values that change nothing here
+from transformers import GenerationConfig
+
+_HARMLESS: dict[str, Any] = {  # keywords that callers of transformers pass, and the values that change nothing here
     "pad_token_id": ...,
     "bos_token_id": ...,
     "token_type_ids": ...,
@@ -30,13 +32,13 @@ _REQUIRED = ("do_sample", "max_coarse_history", "sliding_window_len", "allow_ear
 
 _RULES = {  # field: what a value must be, and how to say so
     "do_sample": (lambda v: isinstance(v, bool), "True or False"),
-    "temperature": (lambda v: _number(v) and v >= 0, "at least 0, or None for off"),
+    "temperature": (lambda v: _number(v) and 0 <= v <= 1e6, "0 to 1e6, or None for off"),
     "top_k": (lambda v: _integer(v) and v >= 0, "an integer of at least 1, or None for off"),
     "top_p": (lambda v: _number(v) and 0 < v <= 1, "above 0 and at most 1, or None for off"),
     "max_new_tokens": (lambda v: _integer(v) and v >= 1, "an integer of at least 1"),
     "min_eos_p": (lambda v: _number(v) and 0 <= v <= 1, "0 to 1, or None for off"),
     "allow_early_stop": (lambda v: isinstance(v, bool), "True or False"),
-    "max_duration": (lambda v: _number(v) and 0 < v <= 1e6, "a number of seconds above 0, or None for off"),
+    "max_duration": (lambda v: _number(v) and 0 < v <= 1e4, "seconds above 0 and up to 10000, or None for off"),
     "max_coarse_history": (lambda v: _integer(v) and 60 <= v <= 630, "an integer from 60 to 630"),
     "sliding_window_len": (lambda v: _integer(v) and v >= 1, "an integer of at least 1"),
 }
@@ -44,7 +46,9 @@ _RULES = {  # field: what a value must be, and how to say so
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How ids are drawn. `do_sample=False` or a temperature of 0 is argmax; None switches a setting off."""
+    """How ids are drawn. `do_sample=False` or a temperature of 0 is argmax; None switches a setting off.
+
+    So is a temperature below 1e-6: dividing by less overflows float32 and draws nothing else."""
 
     do_sample: bool = True
     temperature: float | None = 0.7
@@ -60,7 +64,7 @@ class SamplingOptions:
 
     @property
     def greedy(self) -> bool:
-        return not self.do_sample or self.temperature == 0
+        return not self.do_sample or (self.temperature is not None and self.temperature < 1e-6)
 
 
 @dataclass(frozen=True)
@@ -112,8 +116,8 @@ _UNPREFIXED = {  # what a keyword without a stage's name means in `generate`
     "temperature": ("semantic", "coarse"),
     "top_k": ("semantic", "coarse"),
     "top_p": ("semantic", "coarse"),
-    **{name: ("semantic",) for name in ("max_new_tokens", "min_eos_p", "allow_early_stop", "max_duration")},
-    **{name: ("coarse",) for name in ("max_coarse_history", "sliding_window_len")},
+    **dict.fromkeys(("max_new_tokens", "min_eos_p", "allow_early_stop", "max_duration"), ("semantic",)),
+    **dict.fromkeys(("max_coarse_history", "sliding_window_len"), ("coarse",)),
 }
 
 
@@ -157,6 +161,9 @@ def _from_config(stage: str, section: str, config) -> dict[str, Any]:
     """What a caller's generation config says of a stage: its section if it has one, else its set flat fields."""
     if config is None:
         return {}
+    if not isinstance(config, GenerationConfig):
+        raise TypeError(f"`generation_config` must be a GenerationConfig, got {type(config).__name__}.")
+    _refuse_unknown({name: getattr(config, name, None) for name in _HARMLESS}, {})
     own = getattr(config, section, None)
     flat = {} if own is not None and hasattr(own, "given") else {
         name: getattr(config, name) for name, stages in _UNPREFIXED.items()
@@ -176,7 +183,7 @@ def _refuse_unknown(keywords: Mapping[str, Any], known: Mapping[str, Any]) -> No
         if name in known:
             continue
         if name in _HARMLESS:
-            if _HARMLESS[name] is not ... and value not in _HARMLESS[name]:
+            if _HARMLESS[name] is not ... and not any(value is ok for ok in _HARMLESS[name]):
                 raise ValueError(f"`{name}={value!r}` is not implemented for Bark; leave it out.")
             continue
         near = difflib.get_close_matches(name, known, 1)

@@ -38,13 +38,18 @@ def semantic_prompt(texts: list[Tensor], histories: list[Tensor | None], vocabul
     return input_ids.to(device), history_ids.to(device)
 
 
+def semantic_limit(model, input_ids: Tensor, options, vocabulary: Vocabulary) -> int:
+    """How many ids there can be at most: by number, by duration and by the model's positions."""
+    limits = (options.max_new_tokens, vocabulary.max_semantic_tokens(options.max_duration))
+    room = model.config.block_size - input_ids.shape[1] + 1
+    return min(limit for limit in (*limits, room) if limit is not None)
+
+
 def semantic_steps(
     model, input_ids: Tensor, history_ids: Tensor, options, vocabulary: Vocabulary, seeds: list[int], processor=None
 ) -> Iterator[Step]:
     """Draws semantic ids, one step for all rows, until the step limit; rows that stopped go on unread."""
-    limits = (options.max_new_tokens, vocabulary.max_semantic_tokens(options.max_duration))
-    room = model.config.block_size - input_ids.shape[1] + 1
-    steps = min(limit for limit in (*limits, room) if limit is not None)
+    steps = semantic_limit(model, input_ids, options, vocabulary)
     eos = vocabulary.semantic_pad_token if options.allow_early_stop else None
     end = vocabulary.semantic_vocab_size + (eos is not None)
     noise = torch.stack([uniforms(random_stream(seed, "semantic"), steps) for seed in seeds]).to(input_ids.device)
@@ -61,7 +66,7 @@ def run_semantic(
 ) -> list[Tensor]:
     """Drains `semantic_steps` -> list of (S_i,) ids, without EOS."""
     rows = len(seeds)
-    total = options.max_new_tokens or model.config.block_size - input_ids.shape[1] + 1
+    total = semantic_limit(model, input_ids, options, vocabulary)
     lengths: list[int | None] = [None] * rows
     drawn = []
     for step, (ids, stopped) in enumerate(

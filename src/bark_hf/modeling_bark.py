@@ -2,6 +2,8 @@
 
 Knows nothing of sampling, windows, text or files; `generate` comes from the mixin in `generation_bark`."""
 
+import copy
+
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -11,7 +13,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast, MaskedLMOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .codec import BarkCodec
+from .codec import BarkCodec, hooked_device
 from .configuration_bark import BarkCoarseConfig, BarkConfig, BarkFineConfig, BarkSemanticConfig, BarkSubModelConfig
 from .generation_bark import BarkGenerationMixin
 from .generation_configuration_bark import BarkGenerationConfig
@@ -129,9 +131,7 @@ class BarkPreTrainedModel(PreTrainedModel):
     @property
     def device(self) -> torch.device:
         """Where inputs belong: the accelerator of an offloaded module, else the parameters' device."""
-        hook = self.__dict__.get("_hf_hook")
-        wanted = vars(hook).get("execution_device") if hook is not None else None
-        return torch.device(wanted) if wanted is not None else super().device
+        return hooked_device(self) or super().device
 
 
 class BarkStage(BarkPreTrainedModel):
@@ -179,6 +179,14 @@ class BarkStage(BarkPreTrainedModel):
             return position_ids
         return (torch.arange(length, device=embeds.device) + past)[None]
 
+    def _mask_config(self, output_attentions: bool) -> BarkSubModelConfig:
+        """What masks are made for: the kernel that will run, which is eager where weights are wanted."""
+        if not output_attentions:
+            return self.config
+        config = copy.copy(self.config)
+        config._attn_implementation = "eager"
+        return config
+
     def _flags(self, output_hidden_states, output_attentions, return_dict):
         config = self.config
         return (
@@ -222,7 +230,7 @@ class BarkCausalModel(BarkStage):
         """input_ids (B, Q) or inputs_embeds (B, Q, D) -> logits (B, Q or kept, output_vocab_size).
 
         `logits_to_keep` is a number of last positions (0: all), a tensor of positions, or one of (B, n) positions for
-        each row. `labels` (B, Q) are shifted inside and -100 is ignored; `num_items_in_batch` sets the loss's divisor."""
+        each row. `labels` (B, Q) are shifted inside, -100 is ignored; `num_items_in_batch` sets the loss's divisor."""
         embeds = self._embeds(input_ids, inputs_embeds, self.input_embeds_layer)
         return self._finish(
             embeds, attention_mask, position_ids, past_key_values, labels, use_cache, logits_to_keep,
@@ -244,7 +252,7 @@ class BarkCausalModel(BarkStage):
             past = past_key_values.get_seq_length() if past_key_values is not None else 0
             position_ids = self._positions(embeds, position_ids, past)
             attention_mask = create_causal_mask(
-                config=self.config, inputs_embeds=embeds, attention_mask=attention_mask,
+                config=self._mask_config(output_attentions), inputs_embeds=embeds, attention_mask=attention_mask,
                 past_key_values=past_key_values, position_ids=position_ids,
             )  # fmt: skip
         hidden, all_hidden, attentions = self._run(
@@ -264,6 +272,9 @@ class BarkSemanticModel(BarkCausalModel):
     config_class = BarkSemanticConfig
     base_model_prefix = "semantic"
     _keys_to_ignore_on_load_unexpected = [r"\.attn\.bias$", r"^(coarse_acoustics|fine_acoustics|codec_model)\."]
+
+    def get_output_embeddings(self) -> None:
+        """None: the head has a vocabulary of its own, which resizing the input must not touch."""
 
     def forward(
         self,
@@ -317,6 +328,17 @@ class BarkCoarseModel(BarkCausalModel):
         return embeddings
 
 
+class BarkCodebookEmbeddings(nn.ModuleList):
+    """One embedding table for each codebook; called as one module, so that hooks on it see its output."""
+
+    def forward(self, input_ids: Tensor, codebook_idx: int) -> Tensor:
+        """(B, T, K) ids -> (B, T, D), the sum over codebooks 0..codebook_idx."""
+        embeds = self[0](input_ids[..., 0])
+        for codebook in range(1, codebook_idx + 1):
+            embeds = embeds + self[codebook](input_ids[..., codebook])
+        return embeds
+
+
 class BarkFineModel(BarkStage):
     """Codebooks to the next codebook, not causal: 8 embedding tables, 7 heads; head i is tied to table i + 1."""
 
@@ -329,7 +351,7 @@ class BarkFineModel(BarkStage):
         super().__init__(config)
         self.loss_type = "ForMaskedLM"  # labels are not shifted
         heads = config.n_codes_total - config.n_codes_given
-        self.input_embeds_layers = nn.ModuleList(
+        self.input_embeds_layers = BarkCodebookEmbeddings(
             nn.Embedding(config.input_vocab_size, config.hidden_size) for _ in range(config.n_codes_total)
         )
         self.lm_heads = nn.ModuleList(
@@ -338,15 +360,15 @@ class BarkFineModel(BarkStage):
         self._tied_weights_keys = {f"lm_heads.{i}.weight": f"input_embeds_layers.{i + 1}.weight" for i in range(heads)}
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.ModuleList:
+    def get_input_embeddings(self) -> BarkCodebookEmbeddings:
         return self.input_embeds_layers
 
-    def set_input_embeddings(self, value: nn.ModuleList) -> None:
+    def set_input_embeddings(self, value: BarkCodebookEmbeddings) -> None:
         self.input_embeds_layers = value
 
     def resize_token_embeddings(
         self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, mean_resizing: bool = True
-    ) -> nn.ModuleList:
+    ) -> BarkCodebookEmbeddings:
         """Resizes all tables and, through their ties, all heads; new rows start at the old rows' mean by default."""
         if new_num_tokens is None and pad_to_multiple_of is None:
             return self.input_embeds_layers
@@ -354,7 +376,7 @@ class BarkFineModel(BarkStage):
             self._get_resized_embeddings(table, new_num_tokens, pad_to_multiple_of, mean_resizing)
             for table in self.input_embeds_layers
         ]
-        self.input_embeds_layers = nn.ModuleList(resized)
+        self.input_embeds_layers = BarkCodebookEmbeddings(resized)
         size = resized[0].num_embeddings
         if self.config.tie_word_embeddings:
             self.config.output_vocab_size = size
@@ -388,9 +410,11 @@ class BarkFineModel(BarkStage):
         output_hidden_states, output_attentions, return_dict = self._flags(
             output_hidden_states, output_attentions, return_dict
         )
-        embeds = self._embeds(input_ids, inputs_embeds, lambda ids: self._sum_tables(ids, codebook_idx))
+        embeds = self._embeds(input_ids, inputs_embeds, lambda ids: self.input_embeds_layers(ids, codebook_idx))
         position_ids = self._positions(embeds, position_ids, 0)
-        mask = create_bidirectional_mask(config=self.config, inputs_embeds=embeds, attention_mask=attention_mask)
+        mask = create_bidirectional_mask(
+            config=self._mask_config(output_attentions), inputs_embeds=embeds, attention_mask=attention_mask
+        )
         hidden, all_hidden, attentions = self._run(
             embeds, mask, position_ids, None, output_hidden_states, output_attentions
         )
@@ -401,29 +425,26 @@ class BarkFineModel(BarkStage):
         output = MaskedLMOutput(loss=loss, logits=logits, hidden_states=all_hidden, attentions=attentions)
         return output if return_dict else output.to_tuple()
 
-    def _sum_tables(self, input_ids: Tensor, codebook_idx: int) -> Tensor:
-        embeds = self.input_embeds_layers[0](input_ids[..., 0])
-        for codebook in range(1, codebook_idx + 1):
-            embeds = embeds + self.input_embeds_layers[codebook](input_ids[..., codebook])
-        return embeds
-
 
 class BarkModel(BarkPreTrainedModel, BarkGenerationMixin):
     """Text to waveform: `semantic`, `coarse_acoustics`, `fine_acoustics`, `codec_model`, and `generate` over them."""
 
     config_class = BarkConfig
+    output_modalities = ("audio",)
     generation_config_class = BarkGenerationConfig
     main_input_name = "input_ids"
+    _no_split_modules = ["BarkBlock", "BarkCodebookEmbeddings"]  # automatic device maps cannot divide tied lists
 
     def __init__(self, config: BarkConfig):
         super().__init__(config)
         self.generation_config = BarkGenerationConfig()
-        self.semantic = BarkSemanticModel(config.semantic_config)
-        self.coarse_acoustics = BarkCoarseModel(config.coarse_acoustics_config)
-        self.fine_acoustics = BarkFineModel(config.fine_acoustics_config)
+        self.semantic = BarkSemanticModel(config.semantic_config)  # type: ignore[arg-type]
+        self.coarse_acoustics = BarkCoarseModel(config.coarse_acoustics_config)  # type: ignore[arg-type]
+        self.fine_acoustics = BarkFineModel(config.fine_acoustics_config)  # type: ignore[arg-type]
         self.codec_model = BarkCodec(config.codec_config)
         self.post_init()
-        self._keys_to_ignore_on_load_unexpected = {r"\.attn\.bias$"}  # not the stages', which ignore each other
+        kind = type(self._keys_to_ignore_on_load_unexpected)  # list or set, by transformers' version
+        self._keys_to_ignore_on_load_unexpected = kind([r"\.attn\.bias$"])  # not the stages', which ignore each other
 
     def forward(self, *args, **kwargs):
         raise TypeError(

@@ -5,7 +5,9 @@ Knows nothing of stages: it pairs texts with voices and seeds, and calls the pro
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from transformers import TextToAudioPipeline
+from transformers import GenerationConfig, TextToAudioPipeline
+
+from .sampling import MAX_SEED, row_seeds
 
 
 class BarkPipeline(TextToAudioPipeline):
@@ -22,9 +24,13 @@ class BarkPipeline(TextToAudioPipeline):
         return super().__new__(cls)
 
     def __init__(self, *args, voice_preset: Any = None, seed: int | list[int] | None = None, **kwargs):
-        super().__init__(*args, **kwargs)
+        names = kwargs.keys() & {"generation_config", *vars(GenerationConfig())}
+        generate_kwargs = {name: kwargs.pop(name) for name in names} | (kwargs.pop("generate_kwargs", None) or {})
+        super().__init__(*args, generate_kwargs=generate_kwargs, **kwargs)
         if self.processor is None:
-            raise ValueError("BarkPipeline needs a processor: pipeline(..., processor=BarkProcessor.from_pretrained(...)).")
+            raise ValueError(
+                "BarkPipeline needs a processor: pipeline(..., processor=BarkProcessor.from_pretrained(...))."
+            )
         self.voice_preset, self.seed = voice_preset, seed
 
     def __call__(self, text_inputs, *, voice_preset: Any = None, seed: int | list[int] | None = None, **kwargs):
@@ -33,16 +39,24 @@ class BarkPipeline(TextToAudioPipeline):
         Other keywords: `batch_size`, `generate_kwargs` and `forward_params` (dicts for `generate`)."""
         voice_preset = self.voice_preset if voice_preset is None else voice_preset
         seed = self.seed if seed is None else seed
-        if isinstance(text_inputs, str):
-            return super().__call__(_item(text_inputs, 0, voice_preset, seed), **kwargs)
-        if isinstance(text_inputs, list | tuple):
-            for name, given in (("voice_preset", voice_preset), ("seed", seed)):
-                if isinstance(given, list | tuple) and len(given) != len(text_inputs):
-                    raise ValueError(f"`{name}` lists {len(given)} for {len(text_inputs)} texts; pass one for each, or one.")
-            if not text_inputs:
-                raise ValueError("Pass a text or a non-empty list of texts.")
-            return super().__call__(list(_items(text_inputs, voice_preset, seed)), **kwargs)
-        return super().__call__(_items(text_inputs, voice_preset, seed), **kwargs)
+        if not isinstance(text_inputs, Iterable):
+            raise ValueError(f"Pass a text, a list or another iterable of texts, got {text_inputs!r}.")
+        alone = isinstance(text_inputs, str)
+        texts: Any = [text_inputs] if alone else text_inputs
+        if not isinstance(texts, list | tuple):
+            return super().__call__(_items(texts, voice_preset, seed), **kwargs)
+        if not texts:
+            raise ValueError("Pass a text or a non-empty list of texts.")
+        for name, given in (("voice_preset", voice_preset), ("seed", seed)):
+            if isinstance(given, list | tuple) and len(given) != len(texts):
+                raise ValueError(f"`{name}` lists {len(given)} for {len(texts)} texts; pass one for each, or one.")
+        items = list(_items(texts, voice_preset, seed))
+        return super().__call__(items[0] if alone else items, **kwargs)
+
+    def _sanitize_parameters(self, **kwargs):
+        """As transformers', but a call without options keeps the constructor's."""
+        preprocess, forward, postprocess = super()._sanitize_parameters(**kwargs)
+        return preprocess, {name: options for name, options in forward.items() if options}, postprocess
 
     def preprocess(self, item: dict[str, Any], **kwargs) -> dict[str, Any]:
         """Resolves the voice; tokenization waits for `_forward`, which has the whole batch."""
@@ -55,8 +69,8 @@ class BarkPipeline(TextToAudioPipeline):
         options = {**kwargs.get("forward_params", {}), **kwargs.get("generate_kwargs", {})}
         if seeds[0] is not None:
             options["seed"] = seeds
-        audio, lengths = self.model.generate(**inputs, **{**options, "return_output_lengths": True})
-        waves = [wave[:length] for wave, length in zip(audio, lengths.tolist(), strict=True)]
+        out = self.model.generate(**inputs, **{**options, "return_dict_in_generate": True})
+        waves = [wave[:length] for wave, length in zip(out.audio, out.audio_lengths.tolist(), strict=True)]
         return {"audio": waves[0] if alone else waves}
 
     def postprocess(self, output: dict[str, Any], **kwargs) -> dict[str, Any]:
@@ -68,8 +82,17 @@ def _items(texts: Iterable[str], voice_preset: Any, seed: int | list[int] | None
 
 
 def _item(text: str, i: int, voice_preset: Any, seed: int | list[int] | None) -> dict[str, Any]:
+    if not isinstance(text, str):
+        raise ValueError(f"Text {i} is {type(text).__name__}, not a text.")
+    for name, given in (("voice_preset", voice_preset), ("seed", seed)):
+        if isinstance(given, list | tuple) and i >= len(given):
+            raise ValueError(f"`{name}` lists {len(given)}, too few for the texts; pass one for each, or one.")
+    if isinstance(seed, list | tuple):
+        (seed,) = row_seeds(1, [seed[i]])
+    elif seed is not None:
+        seed = (row_seeds(1, seed)[0] + i) % (MAX_SEED + 1)
     return {
         "text": text,
         "voice": voice_preset[i] if isinstance(voice_preset, list | tuple) else voice_preset,
-        "seed": seed[i] if isinstance(seed, list | tuple) else None if seed is None else seed + i,
+        "seed": seed,
     }

@@ -23,7 +23,8 @@ BANK = "voices.safetensors"
 INDEX = "speaker_embeddings_path.json"
 _NAME = re.compile(r"[\w.\-]+(/[\w.\-]+)*")
 _HUB_KEYWORDS = (
-    "cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token", "trust_remote_code",
+    "cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token",
+    "trust_remote_code",
 )  # fmt: skip
 
 
@@ -49,13 +50,17 @@ class VoicePresets(Mapping):
 
     def add(self, name: str, voice: Any) -> None:
         """Adds or replaces a voice. Names are words of letters, digits, `.`, `_`, `-`, joined by `/`."""
-        if not isinstance(name, str) or not _NAME.fullmatch(name) or ".." in name.split("/"):
+        if not _is_name(name):
             raise ValueError(f"{name!r} cannot name a voice; use letters, digits, '.', '_', '-', joined by '/'.")
         self._voices[name] = Voice.of(voice)
 
     def __getitem__(self, name: str) -> Voice:
         if name not in self._voices:
-            self._voices[name] = Voice.of(self._readers[name]())
+            read = self._readers[name]
+            try:
+                self._voices[name] = Voice.of(read())
+            except Exception as error:
+                raise ValueError(f"The checkpoint's voice {name!r} cannot be read: {error}") from error
         return self._voices[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -77,7 +82,7 @@ class BarkProcessor(ProcessorMixin):
     def __init__(self, tokenizer, voices: Mapping[str, Any] | None = None):
         """tokenizer: `bert-base-multilingual-cased` for Bark. voices: name -> voice, or `VoicePresets`."""
         super().__init__(tokenizer)
-        self.voices = voices if hasattr(voices, "add") else VoicePresets(voices)
+        self.voices: VoicePresets = voices if isinstance(voices, VoicePresets) else VoicePresets(voices)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs) -> "BarkProcessor":
@@ -147,8 +152,9 @@ class BarkProcessor(ProcessorMixin):
         if return_tensors not in ("pt", "np"):
             raise ValueError(f'`return_tensors` must be "pt" or "np", got {return_tensors!r}.')
         voices = self._history(voice_preset, len(texts), return_tensors)
-        options = {**kwargs, "add_special_tokens": False, "return_attention_mask": True, "return_token_type_ids": False}
-        encoded = self.tokenizer(texts, **{k: v for k, v in options.items() if k not in ("padding", "truncation")})
+        ours = ("padding", "truncation", "add_special_tokens", "return_attention_mask", "return_token_type_ids")
+        kwargs = {name: value for name, value in kwargs.items() if name not in ours}
+        encoded = self.tokenizer(texts, add_special_tokens=False, **kwargs)
         pad = self.tokenizer.pad_token_id or 0
         ids = np.full((len(texts), max_length), pad, dtype=np.int64)
         mask = np.zeros_like(ids)
@@ -164,7 +170,7 @@ class BarkProcessor(ProcessorMixin):
                 )
             ids[row, : len(one)] = one[:max_length]
             mask[row, : len(one)] = 1
-        data = {"input_ids": ids, "attention_mask": mask}
+        data: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
         if return_tensors == "pt":
             data = {name: torch.from_numpy(array) for name, array in data.items()}
         if voices is not None:
@@ -183,6 +189,11 @@ class BarkProcessor(ProcessorMixin):
             raise ValueError(f"`voice_preset` lists {len(preset)} voices for {rows} texts; pass one for each, or one.")
         voices = [_arrays(self.voice(one), return_tensors) for one in preset]
         return voices if any(voice is not None for voice in voices) else None
+
+
+def _is_name(name: Any) -> bool:
+    """Names become paths when voices are saved one by one, so none may lead out of a folder."""
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None and not {".", ".."} & {*name.split("/")}
 
 
 def _clean(text: Any) -> list[str]:
@@ -222,13 +233,16 @@ def _bank_readers(path: Path) -> dict[str, Any]:
         with safe_open(path, "np") as bank:
             return {key: bank.get_tensor(f"{name}/{key}") for key in KEYS}
 
-    with safe_open(path, "np") as bank:
-        names = {key.rpartition("/")[0] for key in bank.keys()}  # noqa: SIM118 (not a dict)
-    return {name: lambda name=name: read(name) for name in names if _NAME.fullmatch(name)}
+    try:
+        with safe_open(path, "np") as bank:
+            names = {key.rpartition("/")[0] for key in bank.keys()}  # noqa: SIM118 (not a dict)
+    except Exception as error:
+        raise ValueError(f"{path} is not a safetensors file of voices: {error}") from error
+    return {name: lambda name=name: read(name) for name in names if _is_name(name)}
 
 
 def _index_readers(source, index: Path, hub: dict) -> dict[str, Any]:
-    """speaker_embeddings_path.json: preset -> three .npy files, relative to the checkpoint; other keys are no presets."""
+    """speaker_embeddings_path.json: preset -> three .npy files inside the checkpoint; other keys are no presets."""
     entries = json.loads(index.read_text(encoding="utf-8"))
     if not isinstance(entries, dict):
         raise ValueError(f"{index} must hold a JSON object of presets.")
@@ -248,7 +262,7 @@ def _index_readers(source, index: Path, hub: dict) -> dict[str, Any]:
     return {
         name: lambda name=name, files=files: read(name, files)
         for name, files in entries.items()
-        if isinstance(files, Mapping) and _NAME.fullmatch(name)
+        if isinstance(files, Mapping) and _is_name(name)
     }
 
 

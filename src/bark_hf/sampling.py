@@ -47,7 +47,7 @@ STREAMS = {"semantic": 0, "coarse": 1, "fine": 2}
 
 def random_stream(seed: int, stage: str) -> torch.Generator:
     """The CPU generator of one row's draws in one stage; streams of (seed, stage) pairs are independent."""
-    mixed = np.random.SeedSequence([seed, STREAMS[stage]]).generate_state(1, np.uint64)[0]
+    mixed = np.random.SeedSequence(seed, spawn_key=(STREAMS[stage],)).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(mixed >> np.uint64(1)))
 
 
@@ -61,6 +61,8 @@ MAX_SEED = 2**63 - 1
 
 def row_seeds(rows: int, seed: int | list[int] | None = None, generator: torch.Generator | None = None) -> list[int]:
     """One seed per row: `seed + i`, the list itself, or drawn from `generator` (default: torch's global one)."""
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"`generator` must be a torch.Generator, got {type(generator).__name__}.")
     if seed is None:
         return torch.randint(0, MAX_SEED, (rows,), generator=generator, device=_device(generator)).tolist()
     if generator is not None:

@@ -118,6 +118,12 @@ class Vocabulary:
             ("codebook_size - 1", self.codebook_size - 1, "codec_config.codebook_size", codec_config.codebook_size),
             ("n_fine_codebooks - 1", self.n_fine_codebooks - 1, "fine_acoustics_config.n_codes_total",
              fine_config.n_codes_total),
+            ("max_input_semantic_length", self.max_input_semantic_length, "semantic_config.block_size",
+             semantic_config.block_size),
+            ("max_coarse_input_length", self.max_coarse_input_length, "coarse_acoustics_config.block_size",
+             coarse_config.block_size),
+            ("max_fine_input_length - 1", self.max_fine_input_length - 1, "fine_acoustics_config.block_size",
+             fine_config.block_size),
         )  # fmt: skip
         for name, value, limit_name, limit in sizes:
             if value >= limit:

@@ -36,8 +36,8 @@ class Voice(Mapping):
             raise ValueError(f"A voice needs at least 2 semantic ids, got {semantic}. Use a longer generation.")
         if round(frames / semantic, 1) != 1.5:
             raise ValueError(
-                f"semantic_prompt ({semantic} ids, 49.9 Hz) and coarse_prompt ({frames} frames, 75 Hz) are not the same "
-                f"stretch of speech: {frames}/{semantic} rounds to {round(frames / semantic, 1)}, it must be 1.5."
+                f"semantic_prompt ({semantic} ids, 49.9 Hz) and coarse_prompt ({frames} frames, 75 Hz) are not the "
+                f"same stretch of speech: {frames}/{semantic} rounds to {round(frames / semantic, 1)}, it must be 1.5."
             )
         if self.fine_prompt.shape[1] != frames:
             raise ValueError(
@@ -60,7 +60,11 @@ class Voice(Mapping):
     def load(cls, path: str | Path) -> "Voice":
         """Reads one voice from an `.npz` (the original's format, no pickles) or a `.safetensors` file."""
         path = Path(path)
-        if not path.is_file():
+        try:
+            found = path.is_file()
+        except (OSError, ValueError):  # a name that no file system would take
+            found = False
+        if not found:
             raise FileNotFoundError(f"No voice file at {path}. Pass a .npz or .safetensors file.")
         try:
             arrays = load_file(path) if path.suffix == ".safetensors" else _read_npz(path)
@@ -77,7 +81,12 @@ class Voice(Mapping):
         if path.suffix == ".safetensors":
             save_file({key: compact(self[key]) for key in KEYS}, path)
         elif path.suffix == ".npz":
-            np.savez(path, **{key: self[key] for key in KEYS})
+            np.savez(
+                path,
+                semantic_prompt=self.semantic_prompt,
+                coarse_prompt=self.coarse_prompt,
+                fine_prompt=self.fine_prompt,
+            )
         else:
             raise ValueError(f"A voice is saved as .npz or .safetensors, not {path.suffix or 'without an ending'!r}.")
 
@@ -86,7 +95,8 @@ class Voice(Mapping):
         for key, rows in (("coarse_prompt", n_coarse), ("fine_prompt", n_fine)):
             if len(self[key]) != rows:
                 raise ValueError(f"The voice's {key} has {len(self[key])} codebooks; this model needs {rows}.")
-        for key, size in (("semantic_prompt", semantic_vocab_size), *((k, codebook_size) for k in KEYS if k[0] != "s")):
+        for key in KEYS:
+            size = semantic_vocab_size if key == "semantic_prompt" else codebook_size
             if self[key].max() >= size:
                 raise ValueError(f"The voice's {key} holds id {self[key].max()}; this model's ids end at {size - 1}.")
 
@@ -130,11 +140,9 @@ def save_bank(voices: Mapping[str, Voice], path: str | Path) -> None:
 
 
 def _array(key: str, value: Any, ndim: int) -> np.ndarray:
-    if isinstance(value, torch.Tensor):
-        value = value.detach().cpu().numpy()
     try:
-        array = np.asarray(value)
-    except ValueError as error:
+        array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+    except (TypeError, ValueError) as error:
         raise ValueError(f"The voice's {key} is not an array: {error}") from error
     if array.ndim != ndim or array.dtype.kind not in "iu" or array.size == 0:
         raise ValueError(f"The voice's {key} is {array.dtype} of shape {array.shape}; a voice is {_LAYOUT}.")

@@ -19,7 +19,7 @@ from transformers.utils import logging
 
 from ..codec import BarkCodec
 from ..configuration_bark import BarkConfig
-from ..generation_configuration_bark import BarkGenerationConfig
+from ..generation_configuration_bark import MARKER, BarkGenerationConfig
 from ..modeling_bark import BarkCoarseModel, BarkFineModel, BarkSemanticModel
 from ..processing_bark import BarkProcessor
 from ..vocabulary import Vocabulary
@@ -74,7 +74,8 @@ def convert_checkpoint(
         _write(sources, Path(codec), made_tokenizer, presets, constants, dtype, max_shard_size, work, report)
         if verify:
             _verify(sources, work, dtype, report)
-        work.chmod(0o755)
+        for path in (work, *work.rglob("*")):  # mkdtemp and safetensors write for the owner alone
+            path.chmod(0o755 if path.is_dir() else 0o644)
         if output.exists():
             output.rmdir()
         work.rename(output)
@@ -116,9 +117,9 @@ def _write(sources, codec, tokenizer, presets, constants, dtype, max_shard_size,
     vocabulary.check_against(
         config.semantic_config, config.coarse_acoustics_config, config.fine_acoustics_config, config.codec_config
     )
-    if len(tokenizer) > vocabulary.text_pad_token - vocabulary.text_encoding_offset:
-        room = vocabulary.text_pad_token - vocabulary.text_encoding_offset
-        raise ValueError(f"The tokenizer has {len(tokenizer)} ids, the text stage has room for {room}: a wrong one.")
+    ids = 1 + max(tokenizer.get_vocab().values())  # not its length: a vocabulary may hold a word twice
+    if ids > (room := vocabulary.text_pad_token - vocabulary.text_encoding_offset):
+        raise ValueError(f"The tokenizer has {ids} ids, the text stage has room for {room}: a wrong one.")
     for name, voice in (presets or {}).items():
         try:
             voice.check_ranges(
@@ -182,21 +183,26 @@ def _verify(sources: dict[str, Path], folder: Path, dtype: torch.dtype, report) 
     """Loads each converted stage and compares its logits with the source's, restated, on the same ids."""
     tolerance = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}.get(dtype, 1e-1)
     for stage, path in sources.items():
-        config, weights = read_stage(path, stage)
-        model = STAGES[stage].from_pretrained(folder, dtype=torch.float32)
-        random = torch.Generator().manual_seed(0)
-        codebooks = range(config.n_codes_given, config.n_codes_total) if stage == "fine_acoustics" else [None]
-        worst = 0.0
-        for codebook in codebooks:
-            shape = (1, 300) if codebook is None else (1, 300, config.n_codes_total)
-            ids = torch.randint(config.input_vocab_size, shape, generator=random)
-            wanted = forward(weights, config, ids, codebook)
-            with torch.no_grad():
-                got = model(input_ids=ids, **({} if codebook is None else {"codebook_idx": codebook})).logits
-            worst = max(worst, ((got - wanted).abs().max() / wanted.abs().max().clamp(min=1)).item())
+        worst = _largest_difference(path, stage, folder)
         if not worst <= tolerance:
             raise ValueError(f"{stage}: logits differ by {worst:.1e} of the largest, more than {tolerance:.0e}.")
         report(f"{stage}: logits agree to {worst:.1e} of the largest")
+
+
+def _largest_difference(path: Path, stage: str, folder: Path) -> float:
+    """Between the logits of one stage's source and result, as a share of the largest logit; NaN where either is."""
+    config, weights = read_stage(path, stage)
+    model = STAGES[stage].from_pretrained(folder, dtype=torch.float32)
+    random = torch.Generator().manual_seed(0)
+    differences = []
+    for codebook in range(config.n_codes_given, config.n_codes_total) if stage == "fine_acoustics" else [None]:
+        shape = (1, 300) if codebook is None else (1, 300, config.n_codes_total)
+        ids = torch.randint(config.input_vocab_size, shape, generator=random)
+        wanted = forward(weights, config, ids, codebook)
+        with torch.no_grad():
+            got = model(input_ids=ids, **({} if codebook is None else {"codebook_idx": codebook})).logits
+        differences.append((got - wanted).abs().max() / wanted.abs().max().clamp(min=1))
+    return torch.stack(differences).max().item()
 
 
 def _tokenizer(source: str | Path):
@@ -211,7 +217,7 @@ def _tokenizer(source: str | Path):
 
 
 def _vocab(path: Path) -> dict[str, int]:
-    words = path.read_text(encoding="utf-8").splitlines()
+    words = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")  # other line ends may be a token's own
     missing = [word for word in ("[PAD]", "[UNK]") if word not in words]
     if missing:
         raise ValueError(f"no {' and '.join(missing)} in the vocabulary")
@@ -228,6 +234,8 @@ def _generation_config(path: Path | None) -> BarkGenerationConfig:
         raise ValueError(f"{path} is not a JSON file: {error}") from error
     if not isinstance(given, dict):
         raise ValueError(f"{path} must hold a JSON object of constants.")
+    if "transformers_version" in given and MARKER not in given:  # its sampling values are mostly filled in
+        return BarkGenerationConfig.from_dict(given)
     fields: dict[str, Any] = {}
     for key, value in given.items():
         if key in _CONSTANT_HOMES:
@@ -239,6 +247,3 @@ def _generation_config(path: Path | None) -> BarkGenerationConfig:
             fields[key] = value
     fields = {k: v for k, v in fields.items() if k not in ("model_type", "transformers_version")}
     return BarkGenerationConfig(**fields)
-
-
-

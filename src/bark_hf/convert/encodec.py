@@ -8,20 +8,24 @@ from pathlib import Path
 from torch import Tensor
 from transformers import EncodecConfig
 
-from .suno import load_pickle
+from .suno import check_tensors, load_pickle
 
 
 def read_codec(path: Path, sample_rate: int = 24_000) -> tuple[EncodecConfig, dict[str, Tensor]]:
     """An EnCodec `.th` file -> config and weights. Raises ValueError, in a sentence, for a wrong file."""
     if not path.is_file():
         raise ValueError(f"There is no codec file {path}.")
-    try:
-        state = load_pickle(path)
-    except Exception as error:
-        raise ValueError(f"{path} cannot be loaded safely as a torch checkpoint: {error}") from error
+    state = load_pickle(path)
     if not isinstance(state, dict) or "quantizer.vq.layers.0._codebook.embed" not in state:
         raise ValueError(f"{path} is not an EnCodec state dict: it has no quantizer.vq layers.")
-    return _config(state, sample_rate), {rename(name): tensor for name, tensor in state.items()}
+    check_tensors(path, state)
+    try:
+        config = _config(state, sample_rate)
+    except KeyError as error:
+        raise ValueError(f"{path} is not an EnCodec that Bark can use: it lacks {error}.") from error
+    except (IndexError, ArithmeticError, ValueError) as error:
+        raise ValueError(f"{path} is not an EnCodec that Bark can use: {error}") from error
+    return config, {rename(name): tensor for name, tensor in state.items()}
 
 
 def rename(name: str) -> str:
@@ -34,12 +38,12 @@ def rename(name: str) -> str:
 
 
 def _config(state: dict[str, Tensor], sample_rate: int) -> EncodecConfig:
+    if any(name.startswith("decoder") and "model.0.conv.norm" in name for name in state):
+        raise ValueError("it has time-group norms (the 48 kHz model); Bark needs the 24 kHz one.")
     quantizers = 1 + max(int(m[1]) for k in state if (m := re.match(r"quantizer\.vq\.layers\.(\d+)\.", k)))
     codebook_size, hidden_size = state["quantizer.vq.layers.0._codebook.embed"].shape
     filters, channels, kernel = state["encoder.model.0.conv.conv.weight_v"].shape
     ratios = [tensor.shape[-1] // 2 for name, tensor in state.items() if name.endswith("convtr.convtr.weight_v")]
-    if any(name.startswith("decoder") and "model.0.conv.norm" in name for name in state):
-        raise ValueError("This EnCodec uses time-group norms (the 48 kHz model); Bark needs the 24 kHz one.")
     lstm = "decoder.model.1.lstm.weight_ih_l"
     hop = 1
     for ratio in ratios:

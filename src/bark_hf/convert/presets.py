@@ -4,17 +4,21 @@ Knows nothing of models; the names are the paths under the folder, without their
 
 from pathlib import Path
 
+from ..processing_bark import VoicePresets
 from ..voices import Voice, save_bank
 
 
 def read_presets(folder: Path) -> dict[str, Voice]:
-    """Every `.npz` and `.safetensors` voice below a folder, by name, e.g. `v2/en_speaker_6`; sorted."""
+    """Every `.npz` and `.safetensors` voice below a folder, by name, e.g. `v2/en_speaker_6`; sorted.
+
+    Raises ValueError for a folder without voices, a file that is no voice, and a name that cannot name a voice."""
     if not folder.is_dir():
         raise ValueError(f"There is no folder of voices at {folder}.")
     files = sorted(p for p in folder.rglob("*") if p.suffix in (".npz", ".safetensors") and p.is_file())
     if not files:
         raise ValueError(f"{folder} holds no .npz voices.")
-    return {path.relative_to(folder).with_suffix("").as_posix(): Voice.load(path) for path in files}
+    voices = {path.relative_to(folder).with_suffix("").as_posix(): Voice.load(path) for path in files}
+    return dict(VoicePresets(voices))
 
 
 def convert_voice_presets(folder: Path, output: Path) -> dict[str, Voice]:

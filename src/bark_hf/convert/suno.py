@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 
 from ..configuration_bark import BarkCoarseConfig, BarkFineConfig, BarkSemanticConfig
@@ -41,35 +42,36 @@ _RENAMES = (  # original name -> ours, in this order
 
 def load_pickle(path: Path) -> Any:
     """`torch.load` with `weights_only=True`; of all globals only NumPy's float scalars are admitted (the released
-    files hold a `best_val_loss` of that kind)."""
-    scalar = np._core.multiarray.scalar
+    files hold a `best_val_loss` of that kind). Raises ValueError, in a sentence, where that is not enough."""
+    scalar = np.float64(0).__reduce__()[0]
     dtypes = [type(np.dtype(kind)) for kind in (np.float16, np.float32, np.float64)]
-    allowed = [(scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar"), np.dtype, *dtypes]
-    with torch.serialization.safe_globals(allowed):
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError as error:
-            if "mmap" not in str(error):
-                raise
-            return torch.load(path, map_location="cpu", weights_only=True)
+    allowed: list[Any] = [(scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar"), np.dtype, *dtypes]
+    try:
+        with torch.serialization.safe_globals(allowed):
+            try:
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            except RuntimeError as error:
+                if "mmap" not in str(error):
+                    raise
+                return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"{path} cannot be loaded safely as a torch checkpoint: {_why(error)}.") from error
 
 
 def read_stage(path: Path, stage: str) -> tuple[Any, dict[str, Tensor]]:
     """One stage's config and its weights under our names. Raises ValueError, in a sentence, for a wrong file."""
     if not path.is_file():
         raise ValueError(f"There is no file {path} for the {stage} stage.")
-    try:
-        checkpoint = load_pickle(path)
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{path} cannot be loaded safely as a torch checkpoint: {reason}") from error
+    checkpoint = load_pickle(path)
     if not isinstance(checkpoint, dict) or not {"model", "model_args"} <= checkpoint.keys():
         raise ValueError(f"{path} is not one of Bark's checkpoints: it lacks `model` and `model_args`.")
     try:
         config = _config(checkpoint["model_args"], stage)
         weights = {rename(name): tensor for name, tensor in checkpoint["model"].items() if not _is_mask(name)}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is not one of Bark's checkpoints: {type(error).__name__} {error}.") from error
+    except (KeyError, TypeError, ValueError, AttributeError, StrictDataclassError) as error:
+        reason = str(error).strip().splitlines()[-1].strip().rstrip(".")
+        raise ValueError(f"{path} is not one of Bark's checkpoints: {type(error).__name__} {reason}.") from error
+    check_tensors(path, weights)
     _check_stage(path, stage, config, weights)
     return config, weights
 
@@ -79,6 +81,13 @@ def rename(name: str) -> str:
     for pattern, replacement in _RENAMES:
         name = re.sub(pattern, replacement, name)
     return name
+
+
+def check_tensors(path: Path, weights: dict[str, Any]) -> None:
+    """Raises ValueError where something that should be a weight is no tensor."""
+    other = [name for name, value in weights.items() if not isinstance(value, Tensor)]
+    if other:
+        raise ValueError(f"{path}: {other[0]} is no tensor but {type(weights[other[0]]).__name__}: a wrong file.")
 
 
 def check_md5(path: Path) -> str | None:
@@ -104,24 +113,33 @@ def forward(weights: dict[str, Tensor], config, input_ids: Tensor, codebook_idx:
     def linear(x: Tensor, name: str) -> Tensor:
         return nn.functional.linear(x, w[f"{name}.weight"], w.get(f"{name}.bias"))
 
-    causal = codebook_idx is None
-    if causal:
+    if codebook_idx is None:
         x = w["input_embeds_layer.weight"][input_ids]
     else:
-        x = sum(w[f"input_embeds_layers.{k}.weight"][input_ids[..., k]] for k in range(codebook_idx + 1))
+        x = torch.stack(
+            [w[f"input_embeds_layers.{k}.weight"][input_ids[..., k]] for k in range(codebook_idx + 1)]
+        ).sum(0)
     x = x + w["position_embeds_layer.weight"][: x.shape[1]]
     for i in range(config.num_layers):
         heads = linear(norm(x, f"layers.{i}.layernorm_1"), f"layers.{i}.attn.att_proj")
         q, k, v = heads.unflatten(-1, (3, config.num_heads, -1)).permute(2, 0, 3, 1, 4)
         scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
-        if causal:
+        if codebook_idx is None:
             scores = scores.masked_fill(torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1), -torch.inf)
         attended = (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
         x = x + linear(attended, f"layers.{i}.attn.out_proj")
         hidden = nn.functional.gelu(linear(norm(x, f"layers.{i}.layernorm_2"), f"layers.{i}.mlp.in_proj"))
         x = x + linear(hidden, f"layers.{i}.mlp.out_proj")
-    head = "lm_head" if causal else f"lm_heads.{codebook_idx - config.n_codes_given}"
+    head = "lm_head" if codebook_idx is None else f"lm_heads.{codebook_idx - config.n_codes_given}"
     return linear(norm(x, "layernorm_final"), head)
+
+
+def _why(error: Exception) -> str:
+    """The one line of torch's page-long messages that says what is wrong: the refused global, by its name."""
+    if (refused := re.search(r"GLOBAL ([\w.]+)", str(error))) is not None:
+        return f"it holds {refused[1]}, which could run code"
+    lines = [line.strip() for line in re.split(r"WeightsUnpickler error:", str(error))[-1].splitlines()]
+    return next((line.rstrip(".") for line in lines if line), type(error).__name__)
 
 
 def _config(args: dict[str, Any], stage: str):

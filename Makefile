@@ -1,0 +1,55 @@
+# Everything runs in $(VENV); the first target that needs it makes it.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# a requirement to install before the rest, e.g. TORCH=torch==2.13.0 for a build of your choice; CI asks for that one
+TORCH ?= $(if $(CI),torch==2.13.0)
+# where `make speak` gets its model: empty converts the small goldens, which speak noise
+MODEL ?=
+TEXT ?= Hello, this is the music. [laughs]
+
+.DEFAULT_GOAL := help
+.PHONY: help speak test slow lint types format bench check clean
+
+help: ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
+	@echo 'variables:  PYTHON VENV TORCH MODEL TEXT; for example make speak MODEL=suno/bark-small'
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(if $(TORCH),$(BIN)/python -m pip install --quiet $(TORCH))
+	$(BIN)/python -m pip install --quiet --editable . --group dev
+	touch $@
+
+model: $(VENV)/.installed
+	$(BIN)/python tests/goldens/convert.py model
+
+speak: $(VENV)/.installed $(if $(MODEL),,model) ## install, then say TEXT into hello.wav (noise, until MODEL names a trained model)
+	$(BIN)/bark-hf speak "$(TEXT)" --model $(or $(MODEL),model) --seed 1 -o hello.wav
+	@$(if $(MODEL),true,echo 'The bundled test model has random weights: hello.wav is noise. MODEL=suno/bark-small speaks.')
+
+test: $(VENV)/.installed ## install, then run the tests (under 4 minutes on 2 cores)
+	$(BIN)/python -m pytest
+
+slow: $(VENV)/.installed ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.installed ## style
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed ## static types
+	$(BIN)/mypy
+
+format: $(VENV)/.installed ## put the code in house format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.installed ## decoding speed of this port and of transformers' on this machine
+	$(BIN)/python benchmarks/bench.py
+
+check: lint types test ## what CI runs
+
+clean: ## remove what make made
+	rm -rf $(VENV) model hello.wav

@@ -1,0 +1,1 @@
+"""The applications: what people start. Siblings do not import each other."""

@@ -1,0 +1,264 @@
+"""`bark-hf`: speak, list voices, convert checkpoints. Parses, calls, prints.
+
+Results go to files or stdout, talk goes to stderr; errors are one sentence and a non-zero exit code."""
+
+import sys
+import warnings
+from collections.abc import Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+DEFAULT_MODEL = "suno/bark-small"
+app = typer.Typer(
+    name="bark-hf",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    help="Bark, text to audio: speech, music, laughter, 13 languages.",
+)
+stderr = Console(stderr=True)
+
+
+class Dtype(str, Enum):
+    auto = "auto"
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+
+
+Model = Annotated[str, typer.Option("--model", "-m", help="A hub id or a folder.", show_default=True)]
+
+
+class StageBars:
+    """A streamer that draws one progress bar a stage on stderr."""
+
+    def __init__(self):
+        columns = TextColumn("{task.description:>9}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+        self.bars = Progress(*columns, console=stderr, disable=not stderr.is_terminal)
+        self.tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> "StageBars":
+        self.bars.start()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.bars.stop()
+
+    def put(self, progress) -> None:
+        if progress.stage not in self.tasks:
+            self.end()
+            self.tasks[progress.stage] = self.bars.add_task(progress.stage, total=progress.total)
+        self.bars.update(self.tasks[progress.stage], completed=progress.done, total=progress.total)
+
+    def end(self) -> None:
+        for task in self.tasks.values():  # a stage may end before its limit
+            self.bars.update(task, total=self.bars.tasks[task].completed)
+
+
+@app.command(
+    epilog="""**Examples**
+
+`bark-hf speak "Hello, my dog is cute. [laughs]" --voice v2/en_speaker_6 -o hello.wav`
+
+`echo "Read this." | bark-hf speak - -o - --seed 7 | aplay`"""
+)
+def speak(
+    text: Annotated[str, typer.Argument(help="What to say; `-` reads it from stdin.")],
+    output: Annotated[str, typer.Option("--output", "-o", help="The WAV file; `-` writes to stdout.")] = "speech.wav",
+    voice: Annotated[str | None, typer.Option("--voice", "-v", help="A preset or a voice file.")] = None,
+    model: Model = DEFAULT_MODEL,
+    seed: Annotated[int | None, typer.Option(help="Repeats a result; without it every run differs.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps, ...; by default cuda, else cpu.")] = None,
+    dtype: Annotated[Dtype, typer.Option(help="Of the three stages; auto is the checkpoint's.")] = Dtype.auto,
+    temperature: Annotated[float | None, typer.Option(help="Of semantic and coarse stage, 0.7 by default.")] = None,
+    fine_temperature: Annotated[float | None, typer.Option(help="Of the fine stage, 0.5 by default.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Draw from the k likeliest ids only.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Draw from the likeliest ids of this mass only.")] = None,
+    min_eos_p: Annotated[float | None, typer.Option(help="End where p(end) reaches this, 0.2 by default.")] = None,
+    max_duration: Annotated[float | None, typer.Option(help="Seconds at most; the model ends at about 15.")] = None,
+    save_voice: Annotated[Path | None, typer.Option(help="Save the result as a voice, .npz or .safetensors.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no closing line.")] = False,
+) -> None:
+    """Text to a 24 kHz mono WAV file."""
+    from ..audio import wav_bytes, write_wav
+
+    if text == "-":
+        text = sys.stdin.read()
+    if output != "-":
+        _need_folder(Path(output))
+    options = {
+        "temperature": temperature,
+        "fine_temperature": fine_temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_eos_p": min_eos_p,
+        "max_duration": max_duration,
+    }
+    options = {name: value for name, value in options.items() if value is not None}
+    if save_voice is not None:
+        _need_folder(save_voice)
+        if save_voice.suffix not in (".npz", ".safetensors"):
+            raise ValueError(f"--save-voice needs a name that ends in .npz or .safetensors, not {save_voice.name}.")
+    bark, processor = _load(model, device, dtype, quiet)
+    inputs = processor(text, voice_preset=_voice(voice, processor))
+    with StageBars() as bars:
+        out = bark.generate(
+            **inputs, seed=seed, streamer=None if quiet else bars, return_dict_in_generate=True, **options
+        )
+    audio = out.audio[0].cpu().numpy()
+    if save_voice is not None:
+        out.voice(0).save(save_voice)
+    if output == "-":
+        sys.stdout.buffer.write(wav_bytes(audio, out.sampling_rate))
+        sys.stdout.buffer.flush()
+    else:
+        write_wav(output, audio, out.sampling_rate)
+    if not quiet:
+        where = "stdout" if output == "-" else output
+        _say(f"{where}: {len(audio) / out.sampling_rate:.2f} s of audio, seed {out.seeds[0]}")
+
+
+@app.command(epilog="**Example**\n\n`bark-hf voices --model suno/bark-small | grep en_`")
+def voices(
+    model: Model = DEFAULT_MODEL,
+    names_only: Annotated[bool, typer.Option(help="Do not read the voices, list their names only.")] = False,
+) -> None:
+    """The voice presets of a checkpoint: name, language, seconds of history."""
+    from ..generation_configuration_bark import BarkGenerationConfig
+    from ..processing_bark import VoicePresets
+
+    presets = _from_checkpoint(VoicePresets, model)
+    if not len(presets):
+        _say(f"{model} holds no voice presets")
+        return
+    if names_only:
+        print("\n".join(presets))
+        return
+    rate = BarkGenerationConfig().semantic_config.semantic_rate_hz
+    table = Table(box=None, pad_edge=False)
+    for column in ("voice", "language", "seconds"):
+        table.add_column(column, justify="right" if column == "seconds" else "left")
+    for name, voice in presets.items():
+        table.add_row(name, _language(name), f"{len(voice.semantic_prompt) / rate:.1f}")
+    Console().print(table)
+
+
+@app.command(
+    epilog="""**Example**
+
+`bark-hf convert --text text_2.pt --coarse coarse_2.pt --fine fine_2.pt --codec encodec_24khz-d7cc33bc.th
+--tokenizer google-bert/bert-base-multilingual-cased --voices presets --output bark-large --dtype float16 --verify`"""
+)
+def convert(
+    text: Annotated[Path, typer.Option(help="The original's text checkpoint, text.pt or text_2.pt.")],
+    coarse: Annotated[Path, typer.Option(help="coarse.pt or coarse_2.pt.")],
+    fine: Annotated[Path, typer.Option(help="fine.pt or fine_2.pt.")],
+    codec: Annotated[Path, typer.Option(help="EnCodec's 24 kHz state dict (.th).")],
+    tokenizer: Annotated[str, typer.Option(help="A vocab.txt (read cased), a folder or a hub id.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write; it must not exist.")],
+    voices: Annotated[Path | None, typer.Option(help="A folder of .npz voices; their paths become names.")] = None,
+    dtype: Annotated[Dtype, typer.Option(help="Of the stages' weights; auto is float32.")] = Dtype.float32,
+    generation_config: Annotated[Path | None, typer.Option(help="JSON of id constants that are not Suno's.")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Compare the logits of source and result.")] = False,
+    max_shard_size: Annotated[str, typer.Option(help="Of one weights file.")] = "5GB",
+    with_code: Annotated[bool, typer.Option("--with-code", help="Add the code, for trust_remote_code=True.")] = False,
+) -> None:
+    """The original's checkpoints to a folder in hub layout (safetensors)."""
+    import torch
+    from transformers.utils import logging
+
+    from ..convert import convert_checkpoint
+    from ..remote_code import add_remote_code
+
+    logging.disable_progress_bar()
+    convert_checkpoint(
+        text=text,
+        coarse=coarse,
+        fine=fine,
+        codec=codec,
+        tokenizer=tokenizer,
+        output=output,
+        voices=voices,
+        dtype=torch.float32 if dtype is Dtype.auto else getattr(torch, dtype.value),
+        generation_config=generation_config,
+        verify=verify,
+        max_shard_size=max_shard_size,
+        report=_say,
+    )
+    if with_code:
+        _say(f"added {', '.join(add_remote_code(output))}")
+
+
+def _load(model: str, device: str | None, dtype: Dtype, quiet: bool):
+    import torch
+    from transformers.utils import logging
+
+    from ..modeling_bark import BarkModel
+    from ..processing_bark import BarkProcessor
+
+    if quiet or not stderr.is_terminal:
+        logging.disable_progress_bar()
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        place = torch.device(device)
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"Device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+    processor = _from_checkpoint(BarkProcessor, model)
+    bark = _from_checkpoint(BarkModel, model, dtype="auto" if dtype is Dtype.auto else getattr(torch, dtype.value))
+    return bark.to(place).eval(), processor
+
+
+def _from_checkpoint(loaded_class, model: str, **options):
+    """`from_pretrained` with an error that says, in a sentence, what to pass instead."""
+    if not Path(model).is_dir() and (model.count("/") > 1 or model.startswith((".", "~", "/"))):
+        raise ValueError(f"There is no folder {model}. Pass a checkpoint's folder or a hub id like {DEFAULT_MODEL}.")
+    try:
+        return loaded_class.from_pretrained(model, **options)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{model} cannot be loaded as a Bark checkpoint: {reason:.300}") from error
+
+
+def _voice(voice: str | None, processor):
+    """A preset's name wins; what ends like a voice file is a path."""
+    if voice is not None and voice not in processor.voices and voice.endswith((".npz", ".safetensors")):
+        return Path(voice)
+    return voice
+
+
+def _language(name: str) -> str:
+    head, _, tail = name.rpartition("/")[2].partition("_")
+    return head if tail.startswith("speaker") else ""
+
+
+def _need_folder(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise ValueError(f"There is no folder {path.parent} to write {path.name} into.")
+
+
+def _say(message: str) -> None:
+    stderr.print(message, markup=False, highlight=False, soft_wrap=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line; exits 0, 1 (an error, said in a sentence), 2 (usage) or 130 (interrupted)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", UserWarning)
+        warnings.showwarning = lambda message, *rest, **more: _say(f"warning: {message}")
+        try:
+            app(args=arguments, standalone_mode=True)
+        except KeyboardInterrupt:
+            _say("interrupted")
+            sys.exit(130)
+        except (ValueError, TypeError, OSError, RuntimeError) as error:
+            _say(f"error: {error}")
+            sys.exit(1)

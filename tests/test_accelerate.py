@@ -1,0 +1,161 @@
+"""Where weights may live: device maps, disk, the meta device, stages moved one at a time. Tokens stay the same.
+
+On a CPU; accelerators run through the same hooks."""
+
+import pytest
+import torch
+from accelerate import infer_auto_device_map, init_empty_weights, load_checkpoint_and_dispatch
+from accelerate.utils import compute_module_sizes
+
+import bark_hf
+
+STAGES = ("semantic", "coarse_acoustics", "fine_acoustics", "codec_model")
+TEXTS = ["Hello world, this is the music.", "x"]
+
+
+def speak(model, small):
+    """Everything that a greedy and a seeded call make, voices included, as one list of tensors."""
+    inputs = small.processor(TEXTS, voice_preset=["made/short", None])
+    made = []
+    for options in ({"do_sample": False}, {"seed": [3, 4]}):
+        out = model.generate(**inputs, semantic_max_new_tokens=12, return_dict_in_generate=True, **options)
+        made += [*out.semantic_tokens, *out.coarse_codes, *out.fine_codes, out.audio, out.audio_lengths]
+    return [tensor.cpu() for tensor in made]
+
+
+@pytest.fixture(scope="module")
+def wanted(small):
+    return speak(small.model, small)
+
+
+def assert_same(model, small, wanted):
+    for got, expected in zip(speak(model, small), wanted, strict=True):
+        if expected.is_floating_point():
+            torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
+        else:
+            assert torch.equal(got, expected)
+
+
+def on_meta(model):
+    return {name for name, tensor in model.state_dict().items() if tensor.is_meta}
+
+
+def load(small, **options):
+    return bark_hf.BarkModel.from_pretrained(small.checkpoint, **options)
+
+
+@pytest.mark.parametrize("device_map", ["cpu", {"": "cpu"}, dict.fromkeys(STAGES, "cpu")], ids=["name", "all", "each"])
+def test_device_maps_give_the_same_speech(device_map, small, wanted):
+    model = load(small, device_map=device_map)
+    assert not on_meta(model)
+    assert_same(model, small, wanted)
+
+
+@pytest.mark.parametrize("offloaded", STAGES)
+def test_a_stage_on_disk_gives_the_same_speech(offloaded, small, wanted, tmp_path):
+    """Guards against inputs sent to the meta device, and against a codec whose hooks never run."""
+    device_map = {**dict.fromkeys(STAGES, "cpu"), offloaded: "disk"}
+    model = load(small, device_map=device_map, offload_folder=tmp_path)
+    assert on_meta(model)
+    assert all(name.startswith(offloaded) for name in on_meta(model))
+    assert_same(model, small, wanted)
+
+
+def test_every_stage_on_disk_gives_the_same_speech(small, wanted, tmp_path):
+    model = load(small, device_map={**dict.fromkeys(STAGES, "disk"), "semantic": "cpu"}, offload_folder=tmp_path)
+    assert_same(model, small, wanted)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.4, 0.6, 0.8])
+def test_an_automatic_map_with_little_memory_spills_to_disk(share, small, wanted, tmp_path):
+    """At each share the border falls elsewhere; among the fine stage's tied tables it once had no answer."""
+    total = compute_module_sizes(small.model)[""]
+    model = load(small, device_map="auto", max_memory={"cpu": int(total * share)}, offload_folder=tmp_path)
+    assert on_meta(model)
+    assert set(model.hf_device_map.values()) == {"cpu", "disk"}
+    assert_same(model, small, wanted)
+
+
+def test_an_automatic_map_with_room_leaves_nothing_out(small, wanted):
+    model = load(small, device_map="auto", max_memory={"cpu": "1GB"})
+    assert not on_meta(model)
+    assert_same(model, small, wanted)
+
+
+def test_a_stage_alone_takes_a_device_map(small, tmp_path):
+    ids = torch.randint(300, (1, 20))
+    parts = [name for name, _ in small.model.coarse_acoustics.named_children()]
+    model = bark_hf.BarkCoarseModel.from_pretrained(small.checkpoint, device_map={"": "cpu"})
+    spilled = bark_hf.BarkCoarseModel.from_pretrained(
+        small.checkpoint,
+        device_map={**dict.fromkeys(parts, "cpu"), "layers": "disk"},
+        offload_folder=tmp_path,
+    )
+    with torch.no_grad():
+        expected = small.model.coarse_acoustics(ids).logits
+        torch.testing.assert_close(model(ids).logits, expected)
+        torch.testing.assert_close(spilled(ids).logits, expected)
+
+
+@pytest.mark.filterwarnings("ignore:Current model requires:UserWarning")  # accelerate, of the maps with least memory
+def test_blocks_are_never_split(small):
+    """A block split over devices would break its residual connections."""
+    with init_empty_weights():
+        model = bark_hf.BarkModel(small.model.config)
+    total = compute_module_sizes(model)[""]
+    splits = set()
+    for share in range(1, 20):
+        device_map = infer_auto_device_map(
+            model,
+            max_memory={0: total * share // 20, "cpu": total, "disk": 10 * total},
+            no_split_module_classes=list(model._no_split_modules),
+        )
+        inside = [name for name in device_map if ".layers." in name and not name.startswith("codec_model")]
+        assert all(len(name.split(".layers.")[1].split(".")) == 1 for name in inside), device_map
+        splits |= set(inside)
+    assert splits, "some map divides a stage between its blocks"
+
+
+def test_models_are_built_without_memory_and_filled_later(small, wanted):
+    """Guards against work on real tensors in constructors."""
+    with init_empty_weights(include_buffers=True):
+        empty = bark_hf.BarkModel(small.model.config)
+    with torch.device("meta"):
+        also_empty = bark_hf.BarkModel(small.model.config)
+    for model in (empty, also_empty):
+        assert on_meta(model) >= {name for name, _ in model.named_parameters()}
+        assert {name for name in model.state_dict() if not name.startswith("codec_model")} <= on_meta(model)
+    with init_empty_weights():
+        model = bark_hf.BarkModel(small.model.config)
+    model.generation_config = small.model.generation_config
+    model.tie_weights()
+    model = load_checkpoint_and_dispatch(model, str(small.checkpoint), device_map={"": "cpu"}).eval()
+    assert not on_meta(model)
+    assert_same(model, small, wanted)
+
+
+def test_loading_leaves_nothing_on_the_meta_device(small):
+    """`from_pretrained` builds on meta first; a tensor that is not in the file would stay there."""
+    for model in (load(small), load(small, low_cpu_mem_usage=True)):
+        assert not on_meta(model)
+        assert not [name for name, tensor in (*model.named_buffers(), *model.named_parameters()) if tensor.is_meta]
+    for model_class in (bark_hf.BarkSemanticModel, bark_hf.BarkCoarseModel, bark_hf.BarkFineModel):
+        assert not on_meta(model_class.from_pretrained(small.checkpoint))
+
+
+def test_cpu_offload_runs_the_chain_of_hooks_again_and_again(small, wanted):
+    """Each stage sends the one before it home; the last one must not block the next call's first."""
+    model = load(small)
+    model.enable_cpu_offload(device="cpu")
+    for _ in range(2):
+        assert_same(model, small, wanted)
+    for stage in STAGES:
+        assert getattr(model, stage)._hf_hook is not None
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="there is an accelerator")
+def test_cpu_offload_without_an_accelerator_says_so(small):
+    model = load(small)
+    with pytest.raises(RuntimeError, match="found none"):
+        model.enable_cpu_offload()
+    assert not hasattr(model.semantic, "_hf_hook")
