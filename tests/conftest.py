@@ -17,6 +17,7 @@ import bark_hf
 from bark_hf.convert import convert_checkpoint
 
 logging.disable_progress_bar()
+torch.set_num_threads(1)  # the models are tiny: threads would only wait for each other
 SMALL = Path(__file__).parent / "goldens"
 LARGE = Path(__file__).parents[2] / "shared" / "golden"  # 24 MB, beside the project where it stands
 

@@ -37,7 +37,10 @@ def error(capsys, *arguments: str) -> str:
 
 def test_speak_writes_what_the_python_api_and_the_pipeline_give(small, tmp_path, capsys):
     wav = tmp_path / "hello.wav"
-    assert run("speak", "Hello [laughs]", "--model", small.checkpoint, "--voice", "made/short", "-o", wav, "--seed", 7) == 0
+    assert (
+        run("speak", "Hello [laughs]", "--model", small.checkpoint, "--voice", "made/short", "-o", wav, "--seed", 7)
+        == 0
+    )
     info = soundfile.info(wav)
     assert (info.samplerate, info.channels, info.subtype) == (24_000, 1, "PCM_16")
     samples, _ = soundfile.read(wav, dtype="int16")
@@ -59,7 +62,19 @@ def test_the_printed_seed_repeats_the_result(small, tmp_path, capsys):
 
 def test_text_from_stdin_wav_to_stdout_and_options(small, tmp_path):
     saved = tmp_path / "voice.npz"
-    command = [sys.executable, "-m", "bark_hf", "speak", "-", "-o", "-", "--model", str(small.checkpoint), "--seed", "3"]
+    command = [
+        sys.executable,
+        "-m",
+        "bark_hf",
+        "speak",
+        "-",
+        "-o",
+        "-",
+        "--model",
+        str(small.checkpoint),
+        "--seed",
+        "3",
+    ]
     options = ["--max-duration", "0.5", "--top-k", "5", "--temperature", "0.9", "--save-voice", str(saved)]
     out = subprocess.run(command + options, input=b"Hello\nthe music", capture_output=True, timeout=120)
     assert out.returncode == 0, out.stderr.decode()

@@ -26,7 +26,8 @@ class BarkGenerateOutput(ModelOutput):
     """Everything that one `generate` call made; row i's parts are at index i.
 
     audio (B, N) float32 with zeros on the right, audio_lengths (B,) in samples, semantic_tokens: (S_i,),
-    coarse_codes: (2, T_i), fine_codes: (8, T_i), seeds: `generate(seed=seeds)` repeats the rows, sampling_rate in Hz."""
+    coarse_codes: (2, T_i), fine_codes: (8, T_i), seeds: pass them as `seed` to repeat the rows, sampling_rate in Hz.
+    """
 
     audio: Tensor  # a ModelOutput may require its first field only
     audio_lengths: Tensor = None  # type: ignore[assignment]
@@ -190,7 +191,7 @@ class BarkGenerationMixin:
         )
         silent = [row for row, one in enumerate(tokens) if not len(one)]
         if silent:
-            warnings.warn(f"The model ended at once for text {silent}: no audio there. Try another seed.", stacklevel=4)
+            warnings.warn(f"The model ended at once for text {silent}: no audio. Try another seed.", stacklevel=4)
         return tokens
 
     def _run_coarse(self, semantic, voices, options, seeds, logits_processor, report) -> list[Tensor]:
@@ -287,8 +288,8 @@ def _voices(history_prompt, rows: int, vocabulary: Vocabulary) -> list[Voice | N
         history_prompt = [history_prompt] * rows
     if not isinstance(history_prompt, list | tuple):
         raise ValueError(
-            f"`history_prompt` must be a voice, a list of voices and None, or None, got {type(history_prompt).__name__}. "
-            "Names and paths are for the processor: processor(text, voice_preset=...)."
+            "`history_prompt` must be a voice, a list of voices and None, or None, got "
+            f"{type(history_prompt).__name__}. Names and paths are for the processor: processor(text, voice_preset=)."
         )
     if len(history_prompt) != rows:
         raise ValueError(f"`history_prompt` lists {len(history_prompt)} voices for {rows} rows.")

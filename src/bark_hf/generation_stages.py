@@ -133,11 +133,13 @@ class CoarseRow:
 
 
 def coarse_windows(
-    model, rows: list[CoarseRow], options, vocabulary: Vocabulary, seeds: list[int], device, processor=None, report=None
-) -> Iterator[int]:
+    model, rows: list[CoarseRow], options, vocabulary: Vocabulary, seeds: list[int], device,
+    processor=None, report=None,
+) -> Iterator[int]:  # fmt: skip
     """Extends every unfinished row by one window at a time; yields the number of new ids done, rows hold the ids.
 
-    All rows are at the same step of their own utterance, so the codebook parity is one for all: step 0 is codebook 0."""
+    All rows are at the same step of their own utterance, so the codebook parity is one for all: step 0 is codebook 0.
+    """
     noise = [uniforms(random_stream(seed, "coarse"), max(row.total, 1)) for row, seed in zip(rows, seeds, strict=True)]
     longest = max(row.total for row in rows)
     done = 0

@@ -45,15 +45,16 @@ def draw(probs: Tensor, uniforms: Tensor) -> Tensor:
 STREAMS = {"semantic": 0, "coarse": 1, "fine": 2}
 
 
-def random_stream(seed: int, stage: str) -> torch.Generator:
-    """The CPU generator of one row's draws in one stage; streams of (seed, stage) pairs are independent."""
-    mixed = np.random.SeedSequence(seed, spawn_key=(STREAMS[stage],)).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(mixed >> np.uint64(1)))
+def random_stream(seed: int, stage: str) -> np.random.Philox:
+    """The bits of one row's draws in one stage; streams of (seed, stage) pairs are independent.
+
+    NumPy's Philox, whose raw bits never change between versions: torch's CPU generator uses 32 bits of a seed."""
+    return np.random.Philox(np.random.SeedSequence(seed, spawn_key=(STREAMS[stage],)))
 
 
-def uniforms(generator: torch.Generator, *shape: int) -> Tensor:
-    """float64 numbers in [0, 1) on the CPU, the same on every machine."""
-    return torch.rand(*shape, dtype=torch.float64, generator=generator)
+def uniforms(stream: np.random.Philox, count: int) -> Tensor:
+    """The stream's next (count,) float64 numbers in [0, 1), on the CPU, the same on every machine."""
+    return torch.from_numpy((stream.random_raw(count) >> np.uint64(11)) * 2.0**-53)
 
 
 MAX_SEED = 2**63 - 1

@@ -102,19 +102,19 @@ class Vocabulary:
 
     def check_against(self, semantic_config, coarse_config, fine_config, codec_config) -> None:
         """Every id must lie inside the networks' vocabularies, or the embedding would fail deep inside."""
+        text_size = ("semantic_config.input_vocab_size", semantic_config.input_vocab_size)
+        coarse_size = ("coarse_acoustics_config.input_vocab_size", coarse_config.input_vocab_size)
         sizes = (
-            ("text_pad_token", self.text_pad_token, "semantic_config.input_vocab_size", semantic_config.input_vocab_size),
-            ("semantic_infer_token", self.semantic_infer_token, "semantic_config.input_vocab_size",
-             semantic_config.input_vocab_size),
+            ("text_pad_token", self.text_pad_token, *text_size),
+            ("semantic_infer_token", self.semantic_infer_token, *text_size),
             ("eos_token_id", self.semantic_pad_token, "semantic_config.output_vocab_size",
              semantic_config.output_vocab_size),
-            ("coarse_semantic_pad_token", self.coarse_semantic_pad_token, "coarse_acoustics_config.input_vocab_size",
-             coarse_config.input_vocab_size),
-            ("coarse_infer_token", self.coarse_infer_token, "coarse_acoustics_config.input_vocab_size",
-             coarse_config.input_vocab_size),
+            ("coarse_semantic_pad_token", self.coarse_semantic_pad_token, *coarse_size),
+            ("coarse_infer_token", self.coarse_infer_token, *coarse_size),
             ("the last coarse id", self.coarse_range(self.n_coarse_codebooks - 1)[1] - 1,
              "coarse_acoustics_config.output_vocab_size", coarse_config.output_vocab_size),
-            ("codebook_size", self.codebook_size, "fine_acoustics_config.input_vocab_size", fine_config.input_vocab_size),
+            ("codebook_size", self.codebook_size, "fine_acoustics_config.input_vocab_size",
+             fine_config.input_vocab_size),
             ("codebook_size - 1", self.codebook_size - 1, "codec_config.codebook_size", codec_config.codebook_size),
             ("n_fine_codebooks - 1", self.n_fine_codebooks - 1, "fine_acoustics_config.n_codes_total",
              fine_config.n_codes_total),

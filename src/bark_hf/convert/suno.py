@@ -45,7 +45,8 @@ def load_pickle(path: Path) -> Any:
     files hold a `best_val_loss` of that kind). Raises ValueError, in a sentence, where that is not enough."""
     scalar = np.float64(0).__reduce__()[0]
     dtypes = [type(np.dtype(kind)) for kind in (np.float16, np.float32, np.float64)]
-    allowed: list[Any] = [(scalar, "numpy.core.multiarray.scalar"), (scalar, "numpy._core.multiarray.scalar"), np.dtype, *dtypes]
+    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")  # before and since numpy 2
+    allowed: list[Any] = [*((scalar, name) for name in names), np.dtype, *dtypes]
     try:
         with torch.serialization.safe_globals(allowed):
             try:
