@@ -83,7 +83,8 @@ def test_text_from_stdin_wav_to_stdout_and_options(small, tmp_path):
         **small.processor("Hello the music"), seed=3, max_duration=0.5, top_k=5, temperature=0.9
     )
     assert rate == 24_000
-    np.testing.assert_array_equal(samples, to_pcm16(wanted[0].numpy()))
+    # another process may run other thread counts: the last bit of a sample may differ
+    np.testing.assert_allclose(samples.astype(int), to_pcm16(wanted[0].numpy()).astype(int), atol=1)
     assert bark_hf.Voice.load(saved).semantic_prompt.size == 25  # 0.5 s
 
 
