@@ -343,7 +343,7 @@ def test_the_forward_that_verify_trusts_equals_transformers_bark(small, tmp_path
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # encodec's weight norms
 def test_codec_equals_the_encodec_package(tmp_path, monkeypatch):
-    """The original codec's package runs beside ours; torchaudio, which it imports but needs for files only, is a stub."""
+    """The original codec's package beside ours; torchaudio, which it imports but needs for files only, is a stub."""
     stub = types.ModuleType("torchaudio")
     stub.__spec__ = importlib.machinery.ModuleSpec("torchaudio", None)
     monkeypatch.setitem(sys.modules, "torchaudio", stub)
