@@ -225,22 +225,18 @@ class BarkCausalModel(BarkStage):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
+        history_ids: Tensor | None = None,
         **kwargs,
     ) -> CausalLMOutputWithPast | tuple:
         """input_ids (B, Q) or inputs_embeds (B, Q, D) -> logits (B, Q or kept, output_vocab_size).
 
+        Semantic inputs are (B, 257 + S): text, the infer token, semantic ids; their history_ids (B, 256) is semantic
+        history, whose embeddings are added to those of the first 256 positions.
         `logits_to_keep` is a number of last positions (0: all), a tensor of positions, or one of (B, n) positions for
         each row. `labels` (B, Q) are shifted inside, -100 is ignored; `num_items_in_batch` sets the loss's divisor."""
         embeds = self._embeds(input_ids, inputs_embeds, self.input_embeds_layer)
-        return self._finish(
-            embeds, attention_mask, position_ids, past_key_values, labels, use_cache, logits_to_keep,
-            output_hidden_states, output_attentions, return_dict, **kwargs,
-        )  # fmt: skip
-
-    def _finish(
-        self, embeds, attention_mask, position_ids, past_key_values, labels, use_cache, logits_to_keep,
-        output_hidden_states, output_attentions, return_dict, **kwargs,
-    ):  # fmt: skip
+        if history_ids is not None:
+            embeds = self._add_history(embeds, history_ids)
         output_hidden_states, output_attentions, return_dict = self._flags(
             output_hidden_states, output_attentions, return_dict
         )
@@ -265,6 +261,12 @@ class BarkCausalModel(BarkStage):
         output = CausalLMOutputWithPast(loss, logits, past_key_values if use_cache else None, all_hidden, attentions)
         return output if return_dict else output.to_tuple()
 
+    def _add_history(self, embeds: Tensor, history_ids: Tensor) -> Tensor:
+        length, covered = embeds.shape[1], history_ids.shape[1]
+        if covered > length:
+            raise ValueError(f"`history_ids` covers {covered} positions, the input only {length}.")
+        return embeds + nn.functional.pad(self.input_embeds_layer(history_ids), (0, 0, 0, length - covered))
+
 
 class BarkSemanticModel(BarkCausalModel):
     """Text to semantic tokens."""
@@ -275,38 +277,6 @@ class BarkSemanticModel(BarkCausalModel):
 
     def get_output_embeddings(self) -> None:
         """None: the head has a vocabulary of its own, which resizing the input must not touch."""
-
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        past_key_values=None,
-        inputs_embeds: Tensor | None = None,
-        labels: Tensor | None = None,
-        use_cache: bool | None = None,
-        logits_to_keep: int | Tensor = 0,
-        output_hidden_states: bool | None = None,
-        output_attentions: bool | None = None,
-        return_dict: bool | None = None,
-        history_ids: Tensor | None = None,
-        **kwargs,
-    ) -> CausalLMOutputWithPast | tuple:
-        """As `BarkCausalModel.forward`; input_ids (B, 257 + S): text, the infer token, semantic ids.
-
-        history_ids (B, 256): semantic history, whose embeddings are added to those of the first 256 positions."""
-        embeds = self._embeds(input_ids, inputs_embeds, self.input_embeds_layer)
-        if history_ids is not None:
-            if history_ids.shape[1] > embeds.shape[1]:
-                raise ValueError(
-                    f"`history_ids` covers {history_ids.shape[1]} positions, the input only {embeds.shape[1]}."
-                )
-            history = self.input_embeds_layer(history_ids)
-            embeds = embeds + nn.functional.pad(history, (0, 0, 0, embeds.shape[1] - history.shape[1]))
-        return self._finish(
-            embeds, attention_mask, position_ids, past_key_values, labels, use_cache, logits_to_keep,
-            output_hidden_states, output_attentions, return_dict, **kwargs,
-        )  # fmt: skip
 
 
 class BarkCoarseModel(BarkCausalModel):
