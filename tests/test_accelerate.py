@@ -6,6 +6,7 @@ import pytest
 import torch
 from accelerate import infer_auto_device_map, init_empty_weights, load_checkpoint_and_dispatch
 from accelerate.utils import compute_module_sizes
+from conftest import since_5_20
 
 import bark_hf
 
@@ -51,6 +52,7 @@ def test_device_maps_give_the_same_speech(device_map, small, wanted):
     assert_same(model, small, wanted)
 
 
+@since_5_20
 @pytest.mark.parametrize("offloaded", STAGES)
 def test_a_stage_on_disk_gives_the_same_speech(offloaded, small, wanted, tmp_path):
     """Guards against inputs sent to the meta device, and against a codec whose hooks never run."""
@@ -61,11 +63,13 @@ def test_a_stage_on_disk_gives_the_same_speech(offloaded, small, wanted, tmp_pat
     assert_same(model, small, wanted)
 
 
+@since_5_20
 def test_every_stage_on_disk_gives_the_same_speech(small, wanted, tmp_path):
     model = load(small, device_map={**dict.fromkeys(STAGES, "disk"), "semantic": "cpu"}, offload_folder=tmp_path)
     assert_same(model, small, wanted)
 
 
+@since_5_20
 @pytest.mark.parametrize("share", [0.2, 0.4, 0.6, 0.8])
 def test_an_automatic_map_with_little_memory_spills_to_disk(share, small, wanted, tmp_path):
     """At each share the border falls elsewhere; among the fine stage's tied tables it once had no answer."""

@@ -7,6 +7,7 @@ import logging
 
 import pytest
 import torch
+from conftest import since_5_20
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
 from transformers import Trainer, TrainingArguments
@@ -398,6 +399,7 @@ def test_dropout_acts_in_training_only():
         assert not torch.equal(model(**inputs).logits, model(**inputs).logits)
 
 
+@since_5_20
 @OLD_NAME
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_stock_trainer_trains_a_stage(stage, tmp_path):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from conftest import since_5_20
 from transformers import TextToAudioPipeline, pipeline
 
 from bark_hf import BarkPipeline, Voice
@@ -194,6 +195,7 @@ def test_wrong_input_is_a_sentence(pipe, texts, options, match):
         pipe(texts, forward_params=SHORT, **options)
 
 
+@since_5_20
 @pytest.mark.parametrize("batch_size", [1, 2])
 def test_an_iterator_is_read_as_results_are_wanted(small, pipe, batch_size):
     read = []
@@ -226,6 +228,7 @@ def test_a_list_that_is_shorter_than_an_iterator_is_a_sentence(pipe):
         list(pipe(iter(TEXTS), seed=[1], forward_params=SHORT))
 
 
+@since_5_20
 def test_an_iterator_without_texts_gives_no_results(pipe):
     assert list(pipe(iter([]), seed=1)) == []
 

@@ -13,6 +13,7 @@ from transformers import BertTokenizer
 PRELUDE = """
 import json, sys, warnings
 warnings.simplefilter("error")
+warnings.filterwarnings("ignore", message=".*torch.jit.script")  # older transformers' VITS
 import torch
 from transformers.utils import logging
 logging.disable_progress_bar(); logging.set_verbosity_error()

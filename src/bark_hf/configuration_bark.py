@@ -125,6 +125,12 @@ class BarkConfig(PreTrainedConfig):
                 raise ValueError(f"`{name}` must be a {config_class.__name__}, got {type(value).__name__}.")
         super().__post_init__(**kwargs)
 
+    def update(self, config_dict: dict[str, Any]) -> None:
+        """Changes fields in place. Sections of a generation config are left out: the stock text-to-speech pipeline of
+        older transformers writes them here, over the networks' configs, which have the same names."""
+        ours = {k: v for k, v in config_dict.items() if not (k in _STAGES and isinstance(v, dict))}
+        super().update(ours)
+
     @classmethod
     def from_sub_model_configs(
         cls,

@@ -45,8 +45,7 @@ class BarkGenerateOutput(ModelOutput):
 class BarkGenerationMixin:
     """`generate`, its three stages and `decode_audio`. A sample never depends on its neighbours in the batch."""
 
-    config: Any  # a BarkConfig; this and the networks below come from the class that mixes this in
-    semantic: Any
+    semantic: Any  # the networks come from the class that mixes this in
     coarse_acoustics: Any
     fine_acoustics: Any
     codec_model: Any
@@ -210,7 +209,7 @@ class BarkGenerationMixin:
 
     def _check_coarse_room(self, options) -> None:
         """A full window (semantic ids, infer token, history, all new ids but the last) must have positions."""
-        width, block = self._vocabulary().max_coarse_input_length, self.config.coarse_acoustics_config.block_size
+        width, block = self._vocabulary().max_coarse_input_length, self.coarse_acoustics.config.block_size
         if width + options.max_coarse_history + options.sliding_window_len > block:
             raise ValueError(
                 f"`max_coarse_input_length` ({width}) + `max_coarse_history` ({options.max_coarse_history}) + "
@@ -222,10 +221,8 @@ class BarkGenerationMixin:
         return Vocabulary.of(self.generation_config)
 
     def _checked_generation_config(self):
-        config = self.config
-        self._vocabulary().check_against(
-            config.semantic_config, config.coarse_acoustics_config, config.fine_acoustics_config, config.codec_config
-        )
+        stages = (self.semantic, self.coarse_acoustics, self.fine_acoustics, self.codec_model)
+        self._vocabulary().check_against(*(stage.config for stage in stages))
         return self.generation_config
 
 

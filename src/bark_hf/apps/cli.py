@@ -223,7 +223,7 @@ def _from_checkpoint(loaded_class, model: str, **options):
         raise ValueError(f"There is no folder {model}. Pass a checkpoint's folder or a hub id like {DEFAULT_MODEL}.")
     try:
         return loaded_class.from_pretrained(model, **options)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{model} cannot be loaded as a Bark checkpoint: {reason:.300}") from error
 
