@@ -1,121 +1,303 @@
-"""The one autoregressive loop: prompts in, token ids out, step by step.
+"""The one autoregressive loop: jobs in, each with its prompts and draws; finished jobs out, in the order they end.
 
-Knows nothing of text, codebooks or audio: only a causal model, a cache with a position per row, legal id ranges."""
+Knows nothing of text, codebooks or audio: only a causal model, a cache with a length per row, legal id ranges."""
 
+import threading
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .sampling import draw, probabilities
 
 
 class RowCache:
-    """Keys and values of every layer, (B, heads, length, head_dim), written at a position of each row's own.
+    """Keys and values of every layer, (slots, heads, capacity, head_dim), allocated once, with a length for each row.
 
-    `positions` (B, Q) and `limit` are set by the session before a forward; what `update` returns ends at `limit`."""
+    The session says which rows a forward is for (`rows`), where it writes (`positions`, or `start` where all rows write
+    at one place), how much is read (`limit`) and what each row may see (`mask`, None where that is everything)."""
 
-    is_compileable = False
-
-    def __init__(self, length: int):
-        self.length = length
+    def __init__(self, slots: int, capacity: int):
+        self.slots, self.capacity = slots, capacity
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
-        self.positions: Tensor = torch.empty(0)
+        self.rows = slice(0, 0)
+        self.start: int | None = 0
+        self.positions = torch.empty(0)
         self.limit = 0
+        self.mask: Tensor | None = None
 
     def update(self, key: Tensor, value: Tensor, layer_idx: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
         if layer_idx not in self.layers:
-            batch, heads, _, head_dim = key.shape
-            shape = (batch, heads, self.length, head_dim)
+            shape = (self.slots, key.shape[1], self.capacity, key.shape[3])
             self.layers[layer_idx] = key.new_zeros(shape), key.new_zeros(shape)
-        index = self.positions.to(key.device)[:, None, :, None].expand_as(key)
         keys, values = self.layers[layer_idx]
-        keys.scatter_(2, index, key)
-        values.scatter_(2, index, value)
+        keys, values = keys[self.rows], values[self.rows]
+        if self.start is not None:
+            span = slice(self.start, self.start + key.shape[2])
+            keys[:, :, span] = key
+            values[:, :, span] = value
+        else:
+            index = self.positions.to(key.device)[:, None, :, None].expand_as(key)
+            keys.scatter_(2, index, key)
+            values.scatter_(2, index, value)
         return keys[:, :, : self.limit], values[:, :, : self.limit]
+
+    def move(self, source: int, target: int) -> None:
+        """Copies one row over another."""
+        for keys, values in self.layers.values():
+            keys[target].copy_(keys[source])
+            values[target].copy_(values[source])
 
 
 class DecodeSession:
-    """One batch being decoded: a cache and each row's length. Rows may have prompts of different lengths.
+    """A model's decoding state: a cache of `slots` rows and how many positions of each are filled.
 
-    A shorter prompt is padded on the right; causality keeps its real positions from seeing the pad, and the row's own
-    steps then overwrite it. Not shared between calls or threads."""
+    Rows may have prompts of different lengths: a shorter one is padded on the right, causality keeps its real positions
+    from seeing the pad, and the row's own steps then overwrite it. Not shared between calls or threads."""
 
-    def __init__(self, model, capacity: int):
+    def __init__(self, model, slots: int, capacity: int):
         self.model = model
-        self.capacity = min(capacity, model.config.block_size)
-        self.cache = RowCache(self.capacity)
-        self.lengths: Tensor = torch.empty(0)
+        self.cache = RowCache(slots, min(capacity, model.config.block_size))
+        self.lengths = [0] * slots
 
-    def prefill(self, input_ids: Tensor, lengths: list[int] | None = None, **inputs) -> Tensor:
-        """(B, Q) prompt ids, right-padded to Q where `lengths` says so -> (B, V) logits after each row's prompt."""
-        batch, width = input_ids.shape
-        device = input_ids.device
-        self.lengths = torch.tensor(lengths or [width] * batch, device=device)
-        self._longest = max(lengths or [width])
-        self.cache.positions, self.cache.limit = torch.arange(width, device=device).expand(batch, -1), width
-        causal = torch.ones(width, width, dtype=torch.bool, device=device).tril()
-        return self._forward(input_ids, causal[None, None], self.lengths[:, None] - 1, **inputs)
+    def prefill(self, first: int, prompts: list[dict[str, Tensor]], legal: tuple[int, int] | None) -> Tensor:
+        """Starts the rows from number `first` on anew with a prompt each -> (n, V) logits after each prompt.
 
-    def step(self, ids: Tensor) -> Tensor:
-        """(B,) ids, each appended to its row -> (B, V) logits for the next one."""
-        self._longest += 1
-        self.cache.positions, self.cache.limit = self.lengths[:, None], self._longest
-        visible = torch.arange(self._longest, device=ids.device) <= self.lengths[:, None]
-        logits = self._forward(ids[:, None], visible[:, None, None], 0)
-        self.lengths = self.lengths + 1
-        return logits
+        A prompt is `input_ids` (Q,) and other inputs of the model's forward; `legal` cuts the logits to a range."""
+        device = self.model.device
+        lengths = [len(prompt["input_ids"]) for prompt in prompts]
+        width = max(lengths)
+        inputs = {
+            name: nn.utils.rnn.pad_sequence([prompt[name] for prompt in prompts], batch_first=True).to(device)
+            for name in prompts[0]
+        }
+        self.lengths[first : first + len(prompts)] = lengths
+        cache = self.cache
+        cache.rows, cache.start, cache.limit = slice(first, first + len(prompts)), 0, width
+        cache.positions = torch.arange(width, device=device).expand(len(prompts), -1)
+        cache.mask = None  # from position 0 on causality says it all
+        if min(lengths) == width:
+            return self._forward(legal, 1, **inputs)
+        return self._forward(legal, torch.tensor(lengths, device=device)[:, None] - 1, **inputs)
 
-    def _forward(self, input_ids: Tensor, mask: Tensor, logits_to_keep, **inputs) -> Tensor:
-        return self.model(
-            input_ids=input_ids,
-            attention_mask=mask,
+    def step(self, ids: Tensor, legal: tuple[int, int] | None) -> Tensor:
+        """(n,) ids for the first n rows, each appended to its row -> (n, V) logits for the next ones."""
+        count = len(ids)
+        lengths = self.lengths[:count]
+        cache, longest = self.cache, max(lengths) + 1
+        even = longest == min(lengths) + 1
+        cache.rows, cache.limit = slice(0, count), longest
+        cache.positions = torch.tensor(lengths, device=ids.device)[:, None]
+        cache.start = longest - 1 if even else None
+        cache.mask = None
+        if not even:
+            visible = torch.arange(longest, device=ids.device) <= cache.positions
+            cache.mask = visible[:, None, None]
+        self.lengths[:count] = [length + 1 for length in lengths]
+        return self._forward(legal, 0, input_ids=ids[:, None])
+
+    def move(self, source: int, target: int) -> None:
+        """Makes row `target` what row `source` is; `source` is free then."""
+        self.cache.move(source, target)
+        self.lengths[target] = self.lengths[source]
+
+    def _forward(self, legal: tuple[int, int] | None, logits_to_keep, **inputs) -> Tensor:
+        output = self.model(
             position_ids=self.cache.positions,
             past_key_values=self.cache,
             use_cache=True,
             logits_to_keep=logits_to_keep,
+            logits_range=legal,
             return_dict=True,
             **inputs,
-        ).logits[:, -1]
+        )
+        return output.logits[:, -1]
 
 
-class Step(NamedTuple):
-    ids: Tensor  # (B,) what each row drew
-    stopped: Tensor  # (B,) bool: the row ends here and this id is not part of it
+class SessionPool:
+    """Sessions that are kept between calls, so that caches are allocated once. Two calls at a time never share one.
+
+    Copies and pickles of a pool are empty. `clear` drops what is free; what is in use is dropped when it comes back."""
+
+    KEPT = 4
+
+    def __init__(self):
+        self._free: list[tuple[tuple, DecodeSession]] = []
+        self._lock = threading.Lock()
+        self._age = 0
+
+    @contextmanager
+    def session(self, model, slots: int, capacity: int) -> Iterator[DecodeSession]:
+        key = (id(model), slots, capacity, model.device, model.dtype)
+        with self._lock:
+            found = [i for i, (other, _) in enumerate(self._free) if other == key]
+            session = self._free.pop(found[0])[1] if found else DecodeSession(model, slots, capacity)
+            age = self._age
+        yield session
+        with self._lock:  # a session that an error interrupted is not kept
+            if age == self._age:
+                self._free = [*self._free, (key, session)][-self.KEPT :]
+
+    def clear(self) -> None:
+        with self._lock:
+            self._free.clear()
+            self._age += 1
+
+    def __deepcopy__(self, memo) -> "SessionPool":
+        return SessionPool()
+
+    def __reduce__(self):
+        return SessionPool, ()
 
 
-def decode(
-    session: DecodeSession,
-    logits: Tensor,
-    ranges: Iterable[tuple[int, int]],
+class Job(Protocol):
+    """One row's work: what to put into the cache, which ids are legal, and what becomes of the ids drawn."""
+
+    drawn: int  # how many ids were drawn so far
+    total: int  # how many there can be at most
+    noise: Tensor  # (total,) float64 uniforms of the row's own stream; draw number i uses noise[i]
+    stale: bool  # the cache does not hold what the next draw needs: `prompt` does
+    done: bool
+    ids: Tensor  # all ids drawn so far, for logits processors
+
+    def prompt(self) -> dict[str, Tensor]:
+        """The model's inputs (Q, ...) after which the next ids are drawn; the job is no longer stale."""
+
+    def budget(self) -> int:
+        """How many draws until the job is stale or done."""
+
+    def legal(self, draw: int) -> tuple[int, int]:
+        """First and past-the-last id that draw number `draw` may give; the width is one for all jobs and draws."""
+
+    def take(self, ids: Tensor, stopped: Tensor) -> None:
+        """The next (k,) ids, and where the row stopped: an id there and those after it are not the row's."""
+
+
+class Draws(NamedTuple):
+    ids: Tensor  # (n,) what each row drew
+    stopped: Tensor  # (n,) bool: the row ends here and this id is not part of it
+
+
+def run_jobs(
+    sessions: SessionPool,
+    model,
+    jobs: Iterable[Any],
+    slots: int,
+    capacity: int,
     options,
-    uniforms: Tensor,
     *,
     eos: int | None = None,
-    min_eos_p: float | None = None,
     logits_processor=None,
-    generated: Tensor | None = None,
-) -> Iterator[Step]:
-    """Draws one id a row for each legal range [first, end), feeding the last one back; stops when you stop asking.
+    report=None,
+    look_every: int = 1,
+) -> Iterator[Any]:
+    """Runs jobs in `slots` rows and yields each as it ends; a freed row goes to the next job at once.
 
-    `logits` (B, V) are the prompt's; `uniforms` (B, n) the numbers of each row's own stream. `logits_processor` gets
-    the ids drawn so far (B, t), after `generated` if given, and full scores with illegal ids at -inf."""
-    ids = torch.empty(0)
-    for step, (first, end) in enumerate(ranges):
-        if step:
-            logits = session.step(ids)
-        scores = logits.float()
-        if logits_processor is not None:
-            scores = process(scores, first, end, logits_processor, generated)
-        ids, p_eos = pick(scores[:, first:end], options, uniforms[:, step], None if eos is None else eos - first)
-        ids = ids + first
-        stopped = torch.zeros_like(ids, dtype=torch.bool) if eos is None else ids == eos
-        if p_eos is not None and min_eos_p is not None:
-            stopped = stopped | (p_eos >= min_eos_p)
-        if logits_processor is not None:
-            generated = ids[:, None] if generated is None else torch.cat([generated, ids[:, None]], dim=1)
-        yield Step(ids, stopped)
+    `jobs` is read when a row is free. Rows are kept dense, so that a step costs what its running rows cost.
+    `look_every`: how many steps go without looking at the ids, where stops can happen."""
+    waiting = iter(jobs)
+    active: list[Any] = []
+    with sessions.session(model, slots, capacity) as session:
+        last = torch.zeros(slots, dtype=torch.long, device=model.device)  # each row's id that no step has seen yet
+        while True:
+            while len(active) < slots and (job := next(waiting, None)) is not None:
+                if job.done:
+                    yield job
+                else:
+                    active.append(job)
+            if not active:
+                return
+            for first, count in _runs([row for row, job in enumerate(active) if job.stale]):
+                rows = slice(first, first + count)
+                _start(session, first, active[rows], last[rows], options, eos, logits_processor)
+                if report is not None:
+                    report(active[rows], 0, last[rows])
+            steps = 0 if any(job.done for job in active) else min(job.budget() for job in active)
+            if eos is not None:
+                steps = min(steps, look_every)
+            _advance(session, steps, active, last[: len(active)], options, eos, logits_processor, report)
+            for row in reversed(range(len(active))):
+                if active[row].done:
+                    end = len(active) - 1
+                    job, active[row] = active[row], active[end]
+                    active.pop()
+                    if row != end:
+                        session.move(end, row)
+                        last[row] = last[end]
+                    yield job
+
+
+def _start(session, first: int, jobs: list[Any], last: Tensor, options, eos, logits_processor) -> None:
+    """Fills the rows from `first` on with the jobs' prompts and draws one id for each, into `last` (n,)."""
+    prompts = [job.prompt() for job in jobs]
+    shown = _shown(jobs, 0, logits_processor)
+    logits = session.prefill(first, prompts, shown)
+    noise = torch.stack([job.noise[job.drawn] for job in jobs]).to(last.device)
+    draws = _draw(logits, jobs, 0, shown, options, noise, eos, logits_processor, [])
+    last.copy_(draws.ids)
+    _take(jobs, [draws])
+
+
+def _advance(session, steps: int, jobs: list[Any], last: Tensor, options, eos, logits_processor, report) -> None:
+    """Takes all rows `steps` draws on; nothing here waits for the device before the last one."""
+    if not steps:
+        return
+    noise = torch.stack([job.noise[job.drawn : job.drawn + steps] for job in jobs]).to(last.device)
+    made: list[Draws] = []
+    for step in range(steps):
+        shown = _shown(jobs, step, logits_processor)
+        logits = session.step(last, shown)
+        made.append(_draw(logits, jobs, step, shown, options, noise[:, step], eos, logits_processor, made))
+        last.copy_(made[-1].ids)
+        if report is not None:
+            report(jobs, step + 1, made[-1].ids)
+    _take(jobs, made)
+
+
+def _runs(rows: list[int]) -> Iterator[tuple[int, int]]:
+    """Sorted row numbers -> (first, count) of each unbroken run."""
+    start = 0
+    for i in range(1, len(rows) + 1):
+        if i == len(rows) or rows[i] != rows[i - 1] + 1:
+            yield rows[start], i - start
+            start = i
+
+
+def _shown(jobs: list[Any], ahead: int, logits_processor) -> tuple[int, int] | None:
+    """The smallest id range that holds every job's legal ids; None for all ids, which a processor is shown."""
+    if logits_processor is not None:
+        return None
+    ranges = [job.legal(job.drawn + ahead) for job in jobs]
+    return min(first for first, _ in ranges), max(end for _, end in ranges)
+
+
+def _draw(logits, jobs, ahead: int, shown, options, noise, eos, logits_processor, made: list[Draws]) -> Draws:
+    """(n, V) logits of the `shown` ids -> one draw for each job, `ahead` draws after its last one."""
+    scores = logits.float()
+    ranges = [job.legal(job.drawn + ahead) for job in jobs]
+    if logits_processor is not None:
+        scores = _processed(scores, jobs, ranges, logits_processor, made)
+    offset = 0 if shown is None else shown[0]
+    firsts = [first for first, _ in ranges]
+    width = ranges[0][1] - firsts[0]
+    if len(set(firsts)) == 1:
+        return choose(scores[:, firsts[0] - offset :][:, :width], firsts[0], options, noise, eos)
+    origin = torch.tensor(firsts, device=scores.device)
+    scores = scores.gather(1, (origin - offset)[:, None] + torch.arange(width, device=scores.device))
+    return choose(scores, origin, options, noise, eos)
+
+
+def choose(scores: Tensor, origin, options, noise: Tensor, eos: int | None = None) -> Draws:
+    """(n, V) scores of the legal ids from `origin` on -> a draw for each row, which stops at EOS or where its
+    probability, after filters and temperature, reaches `options.min_eos_p`."""
+    ids, p_eos = pick(scores, options, noise, None if eos is None else eos - origin)
+    ids = ids + origin
+    stopped = torch.zeros_like(ids, dtype=torch.bool) if eos is None else ids == eos
+    if p_eos is not None and options.min_eos_p is not None:
+        stopped = stopped | (p_eos >= options.min_eos_p)
+    return Draws(ids, stopped)
 
 
 def pick(scores: Tensor, options, uniforms: Tensor, watched: int | None = None) -> tuple[Tensor, Tensor | None]:
@@ -134,3 +316,23 @@ def process(scores: Tensor, first: int, end: int, logits_processor, generated: T
     if generated is None:
         generated = torch.zeros(len(scores), 0, dtype=torch.long, device=scores.device)
     return logits_processor(generated, masked)
+
+
+def _processed(scores: Tensor, jobs: list[Any], ranges, logits_processor, made: list[Draws]) -> Tensor:
+    """Rows that are equally far go through the processor together, others one by one."""
+    generated = [
+        torch.cat([job.ids.to(scores.device), *(draws.ids[row : row + 1] for draws in made)])
+        for row, job in enumerate(jobs)
+    ]
+    if len({len(ids) for ids in generated}) == 1 and len(set(ranges)) == 1:
+        return process(scores, *ranges[0], logits_processor, torch.stack(generated))
+    alone = [scores[row : row + 1] for row in range(len(jobs))]
+    return torch.cat(
+        [process(one, *legal, logits_processor, ids[None]) for one, legal, ids in zip(alone, ranges, generated)]
+    )
+
+
+def _take(jobs: list[Any], made: list[Draws]) -> None:
+    ids, stopped = torch.stack([d.ids for d in made], dim=1).cpu(), torch.stack([d.stopped for d in made], dim=1).cpu()
+    for job, one, stop in zip(jobs, ids, stopped, strict=True):
+        job.take(one, stop)

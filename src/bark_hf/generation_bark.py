@@ -3,8 +3,9 @@
 Knows nothing of the networks' insides or of files. Everything is checked before any network runs."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,15 @@ from torch import Tensor, nn
 from transformers import GenerationConfig
 from transformers.utils import ModelOutput
 
+from .decoding import SessionPool
 from .generation_configuration_bark import BarkGenerationConfig
 from .generation_options import all_options, stage_options
-from .generation_stages import Progress, run_coarse, run_fine, run_semantic, semantic_prompt
-from .sampling import row_seeds
+from .generation_stages import CoarseJob, Progress, SemanticJob, run_coarse, run_fine, run_semantic
+from .sampling import MAX_SEED, row_seeds
 from .vocabulary import Vocabulary
 from .voices import Voice
+
+LOOK_EVERY = 16  # semantic steps between two looks at the stops, where looking makes the device wait
 
 
 @dataclass
@@ -49,6 +53,7 @@ class BarkGenerationMixin:
     coarse_acoustics: Any
     fine_acoustics: Any
     codec_model: Any
+    sessions: SessionPool
 
     @torch.no_grad()
     def generate(
@@ -63,6 +68,7 @@ class BarkGenerationMixin:
         generator: torch.Generator | None = None,
         logits_processor=None,
         streamer=None,
+        batch_size: int | None = None,
         return_dict_in_generate: bool | None = None,
         **options,
     ) -> Tensor | tuple[Tensor, Tensor] | BarkGenerateOutput:
@@ -75,28 +81,60 @@ class BarkGenerationMixin:
         max_duration (s), max_new_tokens the semantic stage; max_coarse_history, sliding_window_len the coarse stage.
         None switches a setting off. seed: row i gets seed + i, or a list with one each; without it the seeds come
         from `generator` or torch's global one. streamer: its `put` gets `Progress` tuples, its `end` ends it.
+        batch_size: how many rows run at a time (None: all); a row that ends makes room for the next.
 
         Returns audio (B, N) float32, or (audio, lengths (B,)), or a `BarkGenerateOutput`.
         Raises ValueError or TypeError, before any network runs, for input that cannot be spoken."""
-        config, vocabulary = self._checked_generation_config(), self._vocabulary()
-        semantic_options, coarse_options, fine_options = all_options(config, generation_config, options)
-        self._check_coarse_room(coarse_options)
-        texts = _texts(input_ids, attention_mask, vocabulary)
-        voices = _voices(history_prompt, len(texts), vocabulary)
+        run = _Run(self, all_options(self._checked_generation_config(), generation_config, options))
+        run.callbacks(logits_processor, streamer)
+        texts = _texts(input_ids, attention_mask, run.vocabulary)
+        voices = _voices(history_prompt, len(texts), run.vocabulary)
         seeds = row_seeds(len(texts), seed, generator)
-        report = _report(streamer, logits_processor)
-        semantic = self._run_semantic(texts, voices, semantic_options, seeds, logits_processor, report)
-        coarse = self._run_coarse(semantic, voices, coarse_options, seeds, logits_processor, report)
-        fine = self._run_fine(coarse, voices, fine_options, seeds, logits_processor, report)
-        waves = self.codec_model.decode_all(fine)
-        if report is not None:
-            report(Progress("codec", 1, 1))
-        _ended(streamer, waves)
+        requests = [_Request(*parts) for parts in zip(range(len(texts)), texts, voices, seeds, strict=True)]
+        slots = _slots(batch_size, len(texts))
+        made = sorted(run.speak(requests, slots, together=slots), key=lambda result: result.index)
+        run.end()
+        waves = [result.audio for result in made]
         audio = nn.utils.rnn.pad_sequence(waves, batch_first=True)
         lengths = torch.tensor([len(wave) for wave in waves], device=audio.device)
         if return_dict_in_generate:
-            return BarkGenerateOutput(audio, lengths, semantic, coarse, fine, seeds, config.sample_rate)
+            tokens = zip(*((result.semantic, result.coarse, result.fine) for result in made), strict=True)
+            sampling_rate = self.generation_config.sample_rate
+            return BarkGenerateOutput(audio, lengths, *map(list, tokens), seeds, sampling_rate)
         return (audio, lengths) if return_output_lengths else audio
+
+    @torch.no_grad()
+    def generate_many(
+        self,
+        inputs: Iterable[Any],
+        batch_size: int = 8,
+        *,
+        processor=None,
+        generation_config: GenerationConfig | None = None,
+        seed: int | None = None,
+        logits_processor=None,
+        **options,
+    ) -> Iterator[tuple[int, BarkGenerateOutput]]:
+        """Any number of texts -> (index, result) as each is done, not in their order.
+
+        inputs: an iterable of what the processor gives for one text; with `processor`, also of texts and
+        (text, voice) pairs. It is read as rows get free: `batch_size` texts run at a time in each stage, and one that
+        ends makes room for the next at once. seed: text i gets seed + i. Other keywords as in `generate`."""
+        run = _Run(self, all_options(self._checked_generation_config(), generation_config, options))
+        run.callbacks(logits_processor, None)
+        if seed is not None:
+            row_seeds(1, seed)
+        together = batch_size if self.fine_acoustics.device.type != "cpu" else 1
+        for result in run.speak(_requests(inputs, processor, seed, run.vocabulary), _slots(batch_size, None), together):
+            yield result.index, BarkGenerateOutput(
+                result.audio[None],
+                torch.tensor([len(result.audio)], device=result.audio.device),
+                [result.semantic],
+                [result.coarse],
+                [result.fine],
+                [result.seed],
+                self.generation_config.sample_rate,
+            )
 
     @torch.no_grad()
     def generate_semantic(
@@ -104,14 +142,16 @@ class BarkGenerationMixin:
         generation_config=None, seed=None, generator=None, logits_processor=None, streamer=None, **options,
     ) -> list[Tensor]:  # fmt: skip
         """Text ids (B, L) -> list of (S_i,) int64 semantic ids. The stage's keywords are unprefixed."""
-        vocabulary = self._vocabulary()
-        report = _report(streamer, logits_processor)
         stage = stage_options("semantic", self._checked_generation_config(), generation_config, options)
-        texts = _texts(input_ids, attention_mask, vocabulary)
-        voices = _voices(history_prompt, len(texts), vocabulary)
+        run = _Run(self, (stage, None, None))
+        run.callbacks(logits_processor, streamer)
+        texts = _texts(input_ids, attention_mask, run.vocabulary)
+        voices = _voices(history_prompt, len(texts), run.vocabulary)
         seeds = row_seeds(len(texts), seed, generator)
-        result = self._run_semantic(texts, voices, stage, seeds, logits_processor, report)
-        return _ended(streamer, result)
+        requests = [_Request(*parts) for parts in zip(range(len(texts)), texts, voices, seeds, strict=True)]
+        made = sorted(run.semantic(requests, len(texts)), key=lambda request: request.index)
+        run.end()
+        return [request.semantic for request in made]
 
     @torch.no_grad()
     def generate_coarse(
@@ -119,15 +159,17 @@ class BarkGenerationMixin:
         generation_config=None, seed=None, generator=None, logits_processor=None, streamer=None, **options,
     ) -> list[Tensor]:  # fmt: skip
         """List of (S_i,) semantic ids -> list of (2, T_i) int64 codes."""
-        vocabulary = self._vocabulary()
-        report = _report(streamer, logits_processor)
         stage = stage_options("coarse", self._checked_generation_config(), generation_config, options)
-        self._check_coarse_room(stage)
-        rows = _id_rows(semantic, (None,), vocabulary.semantic_vocab_size, "semantic ids (S,)")
-        voices = _voices(history_prompt, len(rows), vocabulary)
+        run = _Run(self, (None, stage, None))
+        run.callbacks(logits_processor, streamer)
+        rows = _id_rows(semantic, (None,), run.vocabulary.semantic_vocab_size, "semantic ids (S,)")
+        voices = _voices(history_prompt, len(rows), run.vocabulary)
         seeds = row_seeds(len(rows), seed, generator)
-        result = self._run_coarse(rows, voices, stage, seeds, logits_processor, report)
-        return _ended(streamer, result)
+        parts = zip(range(len(rows)), voices, seeds, rows, strict=True)
+        requests = [_Request(i, None, voice, one, semantic=row) for i, voice, one, row in parts]
+        made = sorted(run.coarse(iter(requests), len(rows)), key=lambda request: request.index)
+        run.end()
+        return [request.coarse for request in made]
 
     @torch.no_grad()
     def generate_fine(
@@ -135,15 +177,18 @@ class BarkGenerationMixin:
         generation_config=None, seed=None, generator=None, logits_processor=None, streamer=None, **options,
     ) -> list[Tensor]:  # fmt: skip
         """List of (2, T_i) codes -> list of (8, T_i) int64 codes."""
-        vocabulary = self._vocabulary()
-        report = _report(streamer, logits_processor)
         stage = stage_options("fine", self._checked_generation_config(), generation_config, options)
-        k = vocabulary.n_coarse_codebooks
-        rows = _id_rows(coarse, (k, None), vocabulary.codebook_size, f"coarse codes ({k}, T)")
-        voices = _voices(history_prompt, len(rows), vocabulary)
+        run = _Run(self, (None, None, stage))
+        run.callbacks(logits_processor, streamer)
+        k = run.vocabulary.n_coarse_codebooks
+        rows = _id_rows(coarse, (k, None), run.vocabulary.codebook_size, f"coarse codes ({k}, T)")
+        voices = _voices(history_prompt, len(rows), run.vocabulary)
         seeds = row_seeds(len(rows), seed, generator)
-        result = self._run_fine(rows, voices, stage, seeds, logits_processor, report)
-        return _ended(streamer, result)
+        parts = zip(range(len(rows)), voices, seeds, rows, strict=True)
+        requests = [_Request(i, None, voice, one, coarse=row) for i, voice, one, row in parts]
+        made = list(run.fine(iter(requests), len(rows)))
+        run.end()
+        return [request.fine for request in made]
 
     @torch.no_grad()
     def decode_audio(self, fine: list[Tensor] | Tensor) -> list[Tensor]:
@@ -180,43 +225,6 @@ class BarkGenerationMixin:
             except OSError:  # no file: the checkpoint uses Suno's values
                 self.generation_config = BarkGenerationConfig()
 
-    def _run_semantic(self, texts, voices, options, seeds, logits_processor, report) -> list[Tensor]:
-        vocabulary = self._vocabulary()
-        histories = [None if voice is None else torch.tensor(voice["semantic_prompt"]) for voice in voices]
-        texts = [vocabulary.encode_text(text) for text in texts]
-        input_ids, history_ids = semantic_prompt(texts, histories, vocabulary, self.semantic.device)
-        tokens = run_semantic(
-            self.semantic, input_ids, history_ids, options, vocabulary, seeds, logits_processor, report
-        )
-        silent = [row for row, one in enumerate(tokens) if not len(one)]
-        if silent:
-            warnings.warn(f"The model ended at once for text {silent}: no audio. Try another seed.", stacklevel=4)
-        return tokens
-
-    def _run_coarse(self, semantic, voices, options, seeds, logits_processor, report) -> list[Tensor]:
-        model = self.coarse_acoustics
-        codes = run_coarse(
-            model, semantic, voices, options, self._vocabulary(), seeds, model.device, logits_processor, report
-        )
-        return [one.to(model.device) for one in codes]
-
-    def _run_fine(self, coarse, voices, options, seeds, logits_processor, report) -> list[Tensor]:
-        model = self.fine_acoustics
-        codes = run_fine(
-            model, coarse, voices, options, self._vocabulary(), seeds, model.device, logits_processor, report
-        )
-        return [one.to(model.device) for one in codes]
-
-    def _check_coarse_room(self, options) -> None:
-        """A full window (semantic ids, infer token, history, all new ids but the last) must have positions."""
-        width, block = self._vocabulary().max_coarse_input_length, self.coarse_acoustics.config.block_size
-        if width + options.max_coarse_history + options.sliding_window_len > block:
-            raise ValueError(
-                f"`max_coarse_input_length` ({width}) + `max_coarse_history` ({options.max_coarse_history}) + "
-                f"`sliding_window_len` ({options.sliding_window_len}) must be at most "
-                f"`coarse_acoustics_config.block_size` ({block})."
-            )
-
     def _vocabulary(self) -> Vocabulary:
         return Vocabulary.of(self.generation_config)
 
@@ -226,21 +234,137 @@ class BarkGenerationMixin:
         return self.generation_config
 
 
-def _report(streamer, logits_processor):
-    """The streamer's `put`, or None; refuses callbacks that would fail in the middle of a run."""
-    if logits_processor is not None and not callable(logits_processor):
-        raise TypeError(f"`logits_processor` must be a LogitsProcessorList, got {type(logits_processor).__name__}.")
-    if streamer is None:
-        return None
-    if not (hasattr(streamer, "put") and hasattr(streamer, "end")):
-        raise TypeError(f"`streamer` must have `put` and `end`, got {type(streamer).__name__}.")
-    return streamer.put
+@dataclass
+class _Request:
+    """One text on its way through the stages, which fill in its parts."""
+
+    index: int
+    text: Tensor | None
+    voice: Voice | None
+    seed: int
+    semantic: Any = None
+    coarse: Any = None
+    fine: Any = None
+    audio: Any = None
 
 
-def _ended(streamer, result):
-    if streamer is not None:
-        streamer.end()
-    return result
+class _Run:
+    """One call: its options, callbacks and vocabulary, and the stages as generators that pull from each other."""
+
+    def __init__(self, model, options: tuple):
+        self.model = model
+        self.vocabulary = model._vocabulary()
+        self.semantic_options, self.coarse_options, self.fine_options = options
+        if self.coarse_options is not None:
+            _check_coarse_room(model.coarse_acoustics.config, self.coarse_options, self.vocabulary)
+        self.processor = self.streamer = self.report = None
+
+    def callbacks(self, logits_processor, streamer) -> None:
+        """Takes the caller's callbacks; refuses those that would fail in the middle of a run."""
+        if logits_processor is not None and not callable(logits_processor):
+            raise TypeError(f"`logits_processor` must be a LogitsProcessorList, got {type(logits_processor).__name__}.")
+        if streamer is not None and not (hasattr(streamer, "put") and hasattr(streamer, "end")):
+            raise TypeError(f"`streamer` must have `put` and `end`, got {type(streamer).__name__}.")
+        self.processor, self.streamer = logits_processor, streamer
+        self.report = None if streamer is None else streamer.put
+
+    def end(self) -> None:
+        if self.streamer is not None:
+            self.streamer.end()
+
+    def speak(self, requests: Iterable[_Request], slots: int, together: int) -> Iterator[_Request]:
+        """All stages; `slots` rows at a time in the causal ones, `together` in the fine one and the codec."""
+        for request in self.fine(self.coarse(self.semantic(requests, slots), slots), together, self.model.codec_model):
+            yield request
+
+    def semantic(self, requests: Iterable[_Request], slots: int) -> Iterator[_Request]:
+        model, options, running = self.model.semantic, self.semantic_options, {}
+
+        def jobs():
+            for one in requests:
+                running[one.index] = one
+                yield SemanticJob(
+                    one.index, one.text, one.voice, options, self.vocabulary, one.seed, model.config.block_size
+                )
+
+        look_every = 1 if model.device.type == "cpu" else LOOK_EVERY
+        for job in run_semantic(
+            self.model.sessions, model, jobs(), slots, options, self.vocabulary, self.processor, self.report, look_every
+        ):
+            request = running.pop(job.index)
+            request.semantic = job.ids.to(model.device)
+            if not len(job.ids):
+                warnings.warn(
+                    f"The model ended at once for text {[job.index]}: no audio. Try another seed.", stacklevel=2
+                )
+            yield request
+
+    def coarse(self, requests: Iterable[_Request], slots: int) -> Iterator[_Request]:
+        model, options, running = self.model.coarse_acoustics, self.coarse_options, {}
+
+        def jobs():
+            for one in requests:
+                running[one.index] = one
+                yield CoarseJob(one.index, one.semantic.cpu(), one.voice, options, self.vocabulary, one.seed)
+
+        for job in run_coarse(
+            self.model.sessions, model, jobs(), slots, options, self.vocabulary, self.processor, self.report
+        ):
+            request = running.pop(job.index)
+            request.coarse = job.codes.to(model.device)
+            yield request
+
+    def fine(self, requests: Iterable[_Request], together: int, codec=None) -> Iterator[_Request]:
+        """Groups of `together` requests, in the order they come; with a codec also their audio."""
+        model, requests = self.model.fine_acoustics, iter(requests)
+        while group := list(islice(requests, together)):
+            codes = run_fine(
+                model, [one.coarse for one in group], [one.voice for one in group], self.fine_options,
+                self.vocabulary, [one.seed for one in group], model.device, self.processor, self.report,
+            )  # fmt: skip
+            codes = [one.to(model.device) for one in codes]
+            waves = codec.decode_all(codes) if codec is not None else [None] * len(codes)
+            if codec is not None and self.report is not None:
+                self.report(Progress("codec", 1, 1))
+            for request, request.fine, request.audio in zip(group, codes, waves, strict=True):
+                yield request
+
+
+def _check_coarse_room(config, options, vocabulary: Vocabulary) -> None:
+    """A full window (semantic ids, infer token, history, all new ids but the last) must have positions."""
+    width, block = vocabulary.max_coarse_input_length, config.block_size
+    if width + options.max_coarse_history + options.sliding_window_len > block:
+        raise ValueError(
+            f"`max_coarse_input_length` ({width}) + `max_coarse_history` ({options.max_coarse_history}) + "
+            f"`sliding_window_len` ({options.sliding_window_len}) must be at most "
+            f"`coarse_acoustics_config.block_size` ({block})."
+        )
+
+
+def _slots(batch_size: int | None, rows: int | None) -> int:
+    if batch_size is None and rows is not None:
+        return rows
+    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+        raise ValueError(f"`batch_size` must be an integer of at least 1, got {batch_size!r}.")
+    return batch_size if rows is None else min(batch_size, rows)
+
+
+def _requests(inputs: Iterable[Any], processor, seed: int | None, vocabulary: Vocabulary) -> Iterator[_Request]:
+    """Each input of `generate_many`, checked when it is read."""
+    for index, one in enumerate(inputs):
+        if isinstance(one, str) or (isinstance(one, tuple) and len(one) == 2):
+            if processor is None:
+                raise ValueError(f"Input {index} is a text: pass `processor=`, or what the processor gives for it.")
+            text, voice = (one, None) if isinstance(one, str) else one
+            one = processor(text, voice_preset=voice)
+        if not hasattr(one, "keys") or "input_ids" not in one:
+            raise ValueError(f"Input {index} must be what the processor gives for one text, got {type(one).__name__}.")
+        texts = _texts(one["input_ids"], one.get("attention_mask"), vocabulary)
+        if len(texts) != 1:
+            raise ValueError(f"Input {index} holds {len(texts)} texts; pass one at a time.")
+        (voice,) = _voices(one.get("history_prompt"), 1, vocabulary)
+        (row_seed,) = row_seeds(1, None if seed is None else (seed + index) % (MAX_SEED + 1))
+        yield _Request(index, texts[0], voice, row_seed)
 
 
 def _texts(input_ids, attention_mask, vocabulary: Vocabulary) -> list[Tensor]:

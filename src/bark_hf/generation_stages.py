@@ -3,14 +3,14 @@
 Knows nothing of models' files, of keyword arguments or of audio. Every row is what it would be alone: its own
 history, length and random stream; pads are part of the model and windows have the original's fixed sizes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from math import ceil, floor
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from .decoding import DecodeSession, Step, decode, pick, process
+from .decoding import pick, process, run_jobs
 from .sampling import random_stream, uniforms
 from .vocabulary import Vocabulary
 
@@ -24,78 +24,66 @@ class Progress(NamedTuple):
     ids: Tensor | None = None
 
 
-def semantic_prompt(texts: list[Tensor], histories: list[Tensor | None], vocabulary: Vocabulary, device):
-    """Text ids (L_i,) of at most 256 and semantic histories or None -> input_ids (B, 257) and history_ids (B, 256)."""
-    width = vocabulary.max_input_semantic_length
-    input_ids = torch.full((len(texts), width + 1), vocabulary.text_pad_token, dtype=torch.long)
-    history_ids = torch.full((len(texts), width), vocabulary.semantic_pad_token, dtype=torch.long)
-    for row, (text, history) in enumerate(zip(texts, histories, strict=True)):
-        input_ids[row, : len(text)] = text
-        if history is not None:
-            kept = history[-width:]
-            history_ids[row, : len(kept)] = kept
-    input_ids[:, -1] = vocabulary.semantic_infer_token
-    return input_ids.to(device), history_ids.to(device)
+class SemanticJob:
+    """One text on its way to semantic ids: 256 text positions plus history, the infer token, then up to 768 ids."""
+
+    def __init__(self, index: int, text: Tensor, voice, options, vocabulary: Vocabulary, seed: int, block_size: int):
+        self.index = index
+        self.text, self.voice, self.vocabulary = text, voice, vocabulary
+        width = vocabulary.max_input_semantic_length + 1
+        limits = (options.max_new_tokens, vocabulary.max_semantic_tokens(options.max_duration), block_size - width + 1)
+        self.total = min(limit for limit in limits if limit is not None)
+        self.end = vocabulary.semantic_vocab_size + options.allow_early_stop  # the last legal id is EOS, or before it
+        self.noise = uniforms(random_stream(seed, "semantic"), self.total)
+        self.drawn, self.stale, self.done = 0, True, False
+        self._ids: list[Tensor] = []
+
+    def prompt(self) -> dict[str, Tensor]:
+        """input_ids (257,): the text padded on the right, the infer token; history_ids (256,), all pad without a voice."""
+        self.stale = False
+        v, width = self.vocabulary, self.vocabulary.max_input_semantic_length
+        history = torch.zeros(0, dtype=torch.long)
+        if self.voice is not None:
+            history = torch.tensor(self.voice["semantic_prompt"])[-width:]
+        text = nn.functional.pad(v.encode_text(self.text), (0, width - len(self.text)), value=v.text_pad_token)
+        return {
+            "input_ids": nn.functional.pad(text, (0, 1), value=v.semantic_infer_token),
+            "history_ids": nn.functional.pad(history, (0, width - len(history)), value=v.semantic_pad_token),
+        }
+
+    def budget(self) -> int:
+        return self.total - self.drawn
+
+    def legal(self, draw: int) -> tuple[int, int]:
+        return 0, self.end
+
+    def take(self, ids: Tensor, stopped: Tensor) -> None:
+        ends = stopped.nonzero().flatten().tolist()
+        self._ids.append(ids[: ends[0]] if ends else ids)
+        self.drawn += len(ids)
+        self.done = bool(ends) or self.drawn == self.total
+
+    @property
+    def ids(self) -> Tensor:
+        return torch.cat(self._ids) if self._ids else torch.zeros(0, dtype=torch.long)
 
 
-def semantic_limit(model, input_ids: Tensor, options, vocabulary: Vocabulary) -> int:
-    """How many ids there can be at most: by number, by duration and by the model's positions."""
-    limits = (options.max_new_tokens, vocabulary.max_semantic_tokens(options.max_duration))
-    room = model.config.block_size - input_ids.shape[1] + 1
-    return min(limit for limit in (*limits, room) if limit is not None)
+class CoarseJob:
+    """Semantic ids on their way to coarse codes, in sliding windows: history and new ids so far are the next input."""
 
-
-def semantic_steps(
-    model, input_ids: Tensor, history_ids: Tensor, options, vocabulary: Vocabulary, seeds: list[int], processor=None
-) -> Iterator[Step]:
-    """Draws semantic ids, one step for all rows, until the step limit; rows that stopped go on unread."""
-    steps = semantic_limit(model, input_ids, options, vocabulary)
-    eos = vocabulary.semantic_pad_token if options.allow_early_stop else None
-    end = vocabulary.semantic_vocab_size + (eos is not None)
-    noise = torch.stack([uniforms(random_stream(seed, "semantic"), steps) for seed in seeds]).to(input_ids.device)
-    session = DecodeSession(model, input_ids.shape[1] + steps)
-    logits = session.prefill(input_ids, history_ids=history_ids)
-    ranges = [(0, end)] * steps
-    yield from decode(
-        session, logits, ranges, options, noise, eos=eos, min_eos_p=options.min_eos_p, logits_processor=processor
-    )
-
-
-def run_semantic(
-    model, input_ids: Tensor, history_ids: Tensor, options, vocabulary: Vocabulary, seeds, processor=None, report=None
-) -> list[Tensor]:
-    """Drains `semantic_steps` -> list of (S_i,) ids, without EOS."""
-    rows = len(seeds)
-    total = semantic_limit(model, input_ids, options, vocabulary)
-    lengths: list[int | None] = [None] * rows
-    drawn = []
-    for step, (ids, stopped) in enumerate(
-        semantic_steps(model, input_ids, history_ids, options, vocabulary, seeds, processor)
-    ):
-        drawn.append(ids)
-        for row in stopped.nonzero().flatten().tolist():
-            lengths[row] = step if lengths[row] is None else lengths[row]
-        if report is not None:
-            report(Progress("semantic", step + 1, total, ids))
-        if None not in lengths:
-            break
-    tokens = torch.stack(drawn, dim=1)
-    return [tokens[row, : tokens.shape[1] if length is None else length] for row, length in enumerate(lengths)]
-
-
-class CoarseRow:
-    """One utterance on its way through the coarse windows: semantic ids and coarse ids, history in front."""
-
-    def __init__(self, semantic: Tensor, voice, options, vocabulary: Vocabulary):
-        self.vocabulary = vocabulary
-        self.max_history = options.max_coarse_history
+    def __init__(self, index: int, semantic: Tensor, voice, options, vocabulary: Vocabulary, seed: int):
+        self.index = index
+        self.vocabulary, self.options = vocabulary, options
         self.total = vocabulary.coarse_length(len(semantic))
         if options.max_new_tokens is not None:
             k = vocabulary.n_coarse_codebooks
             self.total = min(self.total, options.max_new_tokens // k * k)
+        self.noise = uniforms(random_stream(seed, "coarse"), self.total)
         history, self.coarse = self._history(voice)
         self.n_semantic_history, self.n_coarse_history = len(history), len(self.coarse)
         self.semantic = torch.cat([history, semantic])
+        self.drawn = self.window_end = 0
+        self.stale = True
 
     def _history(self, voice) -> tuple[Tensor, Tensor]:
         """The kept ends of a voice; the last frame goes, for time alignment, as in the original."""
@@ -104,7 +92,7 @@ class CoarseRow:
         v, semantic = self.vocabulary, torch.tensor(voice["semantic_prompt"])
         coarse = v.flatten_codes(torch.tensor(voice["coarse_prompt"]))
         n_semantic = min(
-            v.max_semantic_history(self.max_history),
+            v.max_semantic_history(self.options.max_coarse_history),
             len(semantic) - len(semantic) % 2,
             floor(len(coarse) / v.ratio),
         )
@@ -112,77 +100,81 @@ class CoarseRow:
         kept = coarse[len(coarse) - n_coarse :][: -v.n_coarse_codebooks]
         return semantic[len(semantic) - n_semantic :], kept
 
-    def window(self, n_done: int) -> Tensor:
-        """(256 + 1 + history,) input of the window that begins after `n_done` new ids."""
+    def _first(self, draw: int) -> int:
+        """The first semantic id that the window which begins at draw number `draw` sees."""
+        at = self.n_semantic_history + round(draw / self.vocabulary.ratio)
+        return max(0, at - self.vocabulary.max_semantic_history(self.options.max_coarse_history))
+
+    def prompt(self) -> dict[str, Tensor]:
+        """input_ids (256 + 1 + history,): semantic ids padded on the right, the infer token, the last coarse ids."""
         v = self.vocabulary
-        at = self.n_semantic_history + round(n_done / v.ratio)
-        first = max(0, at - v.max_semantic_history(self.max_history))
-        semantic = self.semantic[first:][: v.max_coarse_input_length]
+        self.stale = False
+        self.window_end = self.drawn + self.options.sliding_window_len
+        semantic = self.semantic[self._first(self.drawn) :][: v.max_coarse_input_length]
         pad = v.max_coarse_input_length - len(semantic)
-        return torch.cat(
-            [
-                nn.functional.pad(semantic, (0, pad), value=v.coarse_semantic_pad_token),
-                torch.tensor([v.coarse_infer_token]),
-                self.coarse[-self.max_history :],
-            ]
-        )
+        semantic = nn.functional.pad(semantic, (0, pad), value=v.coarse_semantic_pad_token)
+        infer = torch.tensor([v.coarse_infer_token])
+        return {"input_ids": torch.cat([semantic, infer, self.coarse[-self.options.max_coarse_history :]])}
+
+    def budget(self) -> int:
+        return min(self.window_end, self.total) - self.drawn
+
+    def legal(self, draw: int) -> tuple[int, int]:
+        """Step parity is global: the utterance's first new id is codebook 0."""
+        return self.vocabulary.coarse_range(draw)
+
+    def take(self, ids: Tensor, stopped: Tensor) -> None:
+        self.coarse = torch.cat([self.coarse, ids])
+        begun = self.window_end - self.options.sliding_window_len
+        self.drawn += len(ids)
+        if self.drawn == self.window_end and not self.done:
+            # where nothing is cut or shifted, the next window's input is the cache's content with ids appended
+            same = self._first(self.drawn) == self._first(begun)
+            if same and len(self.coarse) <= self.options.max_coarse_history:
+                self.window_end += self.options.sliding_window_len
+            else:
+                self.stale = True
+
+    @property
+    def done(self) -> bool:
+        return self.drawn == self.total
+
+    @property
+    def ids(self) -> Tensor:
+        return self.coarse[self.n_coarse_history :]
 
     @property
     def codes(self) -> Tensor:
-        return self.vocabulary.unflatten_ids(self.coarse[self.n_coarse_history :][: self.total])
+        return self.vocabulary.unflatten_ids(self.ids)
 
 
-def coarse_windows(
-    model, rows: list[CoarseRow], options, vocabulary: Vocabulary, seeds: list[int], device,
-    processor=None, report=None,
-) -> Iterator[int]:  # fmt: skip
-    """Extends every unfinished row by one window at a time; yields the number of new ids done, rows hold the ids.
-
-    All rows are at the same step of their own utterance, so the codebook parity is one for all: step 0 is codebook 0.
-    """
-    noise = [uniforms(random_stream(seed, "coarse"), max(row.total, 1)) for row, seed in zip(rows, seeds, strict=True)]
-    longest = max(row.total for row in rows)
-    done = 0
-    while done < longest:
-        active = [i for i, row in enumerate(rows) if row.total > done]
-        steps = min(options.sliding_window_len, max(rows[i].total for i in active) - done)
-        windows = [rows[i].window(done) for i in active]
-        lengths = [len(window) for window in windows]
-        prompt = nn.utils.rnn.pad_sequence(windows, batch_first=True).to(device)
-        session = DecodeSession(model, max(lengths) + steps)
-        draws = nn.utils.rnn.pad_sequence([noise[i][done : done + steps] for i in active], batch_first=True)
-        draws = nn.functional.pad(draws, (0, steps - draws.shape[1])).to(device)
-        generated = None
-        if processor is not None:
-            generated = torch.stack([_new_ids(rows[i], done) for i in active]).to(device)
-        ranges = [vocabulary.coarse_range(done + step) for step in range(steps)]
-        new = []
-        for ids, _ in decode(
-            session, session.prefill(prompt, lengths), ranges, options, draws,
-            logits_processor=processor, generated=generated,
-        ):  # fmt: skip
-            new.append(ids)
-            if report is not None:
-                report(Progress("coarse", done + len(new), longest, ids))
-        for i, ids in zip(active, torch.stack(new, dim=1).cpu(), strict=True):
-            rows[i].coarse = torch.cat([rows[i].coarse, ids])
-        done += steps
-        yield done
+def run_semantic(sessions, model, jobs: Iterable[SemanticJob], slots: int, options, vocabulary: Vocabulary,
+                 processor=None, report=None, look_every: int = 1) -> Iterator[SemanticJob]:  # fmt: skip
+    """Yields the jobs as they end, each with its `ids`."""
+    eos = vocabulary.semantic_pad_token if options.allow_early_stop else None
+    yield from run_jobs(
+        sessions, model, jobs, slots, model.config.block_size, options,
+        eos=eos, logits_processor=processor, report=_reporter("semantic", report), look_every=look_every,
+    )  # fmt: skip
 
 
-def _new_ids(row: CoarseRow, done: int) -> Tensor:
-    return row.coarse[row.n_coarse_history :][:done]
+def run_coarse(sessions, model, jobs: Iterable[CoarseJob], slots: int, options, vocabulary: Vocabulary,
+               processor=None, report=None) -> Iterator[CoarseJob]:  # fmt: skip
+    """Yields the jobs as they end, each with its `codes`."""
+    capacity = vocabulary.max_coarse_input_length + options.max_coarse_history + options.sliding_window_len
+    yield from run_jobs(
+        sessions, model, jobs, slots, capacity, options, logits_processor=processor, report=_reporter("coarse", report)
+    )
 
 
-def run_coarse(
-    model, semantic: list[Tensor], voices: list, options, vocabulary: Vocabulary, seeds, device,
-    processor=None, report=None,
-) -> list[Tensor]:  # fmt: skip
-    """Semantic ids (S_i,) and voices or None -> list of (2, T_i) codes."""
-    rows = [CoarseRow(s.cpu(), voice, options, vocabulary) for s, voice in zip(semantic, voices, strict=True)]
-    for _ in coarse_windows(model, rows, options, vocabulary, seeds, device, processor, report):
-        pass
-    return [row.codes for row in rows]
+def _reporter(stage: str, report):
+    if report is None:
+        return None
+
+    def reporter(jobs, ahead: int, ids: Tensor) -> None:
+        report(Progress(stage, max(job.drawn for job in jobs) + ahead, max(job.total for job in jobs), ids))
+
+    return reporter
 
 
 class FineRow:
@@ -221,34 +213,61 @@ def run_fine(
     """Codes (2, T_i) and voices or None -> list of (8, T_i) codes, in windows of 1024 frames and six passes each."""
     rows = [FineRow(c.cpu(), voice, vocabulary) for c, voice in zip(coarse, voices, strict=True)]
     streams = [random_stream(seed, "fine") for seed in seeds]
-    given, total = vocabulary.n_coarse_codebooks, vocabulary.n_fine_codebooks
     loops = max(row.loops for row in rows)
+    passes = vocabulary.n_fine_codebooks - vocabulary.n_coarse_codebooks
     for loop in range(loops):
         active = [i for i, row in enumerate(rows) if row.loops > loop]
         spans = [rows[i].span(loop) for i in active]
-        window = torch.stack(
-            [rows[i].frames[start : start + rows[i].window] for i, (start, _) in zip(active, spans, strict=True)]
-        ).to(device)
-        filled = torch.arange(window.shape[1]) >= torch.tensor([first for _, first in spans])[:, None]
-        filled = filled.to(device)
-        for codebook in range(given, total):
-            noise = torch.stack([uniforms(streams[i], window.shape[1]) for i in active])
-            window = _fine_pass(model, window, codebook, filled, options, vocabulary.codebook_size, noise, processor)
+        frames = [rows[i].frames[start:][: rows[i].window] for i, (start, _) in zip(active, spans, strict=True)]
+        window = FineWindow(model, torch.stack(frames).to(device), [first for _, first in spans], vocabulary)
+        for done in range(1, passes + 1):
+            noise = torch.stack([uniforms(streams[i], vocabulary.max_fine_input_length) for i in active])
+            window.predict(options, noise, processor)
             if report is not None:
-                done = loop * (total - given) + codebook - given + 1
-                report(Progress("fine", done, loops * (total - given)))
-        for i, (start, first), frames in zip(active, spans, window.cpu(), strict=True):
-            rows[i].frames[start + first : start + rows[i].window] = frames[first:]
+                report(Progress("fine", loop * passes + done, loops * passes))
+        for i, (start, first), made in zip(active, spans, window.frames.cpu(), strict=True):
+            rows[i].frames[start + first : start + rows[i].window] = made[first:]
     return [row.codes for row in rows]
 
 
-def _fine_pass(model, window, codebook, filled, options, codebook_size, noise, processor) -> Tensor:
-    """(B, 1024, 8) -> the same with codebook `codebook` predicted where `filled` (B, 1024)."""
-    scores = model(codebook_idx=codebook, input_ids=window, return_dict=True).logits.float()
-    if processor is not None:  # a frame is a row whose generated ids are its earlier codebooks
-        flat = process(scores.flatten(0, 1), 0, codebook_size, processor, window[..., :codebook].flatten(0, 1))
-        scores = flat.view_as(scores)
-    ids, _ = pick(scores[..., :codebook_size], options, noise)
-    window = window.clone()
-    window[..., codebook] = torch.where(filled, ids.to(window.device), window[..., codebook])
-    return window
+class FineWindow:
+    """A batch of windows (B, 1024, 8) being filled codebook by codebook, row i from its frame `firsts[i]` on.
+
+    The input of a pass is the sum of the tables up to its codebook. What is final of it is kept: a pass adds the codebook
+    at its old ids, then its new ids settle."""
+
+    def __init__(self, model, frames: Tensor, firsts: list[int], vocabulary: Vocabulary):
+        self.model, self.frames, self.vocabulary = model, frames, vocabulary
+        self.codebook = vocabulary.n_coarse_codebooks
+        self.used = frames.shape[1] - min(firsts)  # the last frames, which some row fills
+        at = torch.arange(frames.shape[1] - self.used, frames.shape[1])
+        self.filled = (at >= torch.tensor(firsts)[:, None]).to(frames.device)
+        self.settled: Tensor | None = None
+        if "_hf_hook" not in model.__dict__:  # a hook may move the tables only for the model's own forward
+            self.settled = model.input_embeds_layers(frames, self.codebook - 1)
+
+    def predict(self, options, noise: Tensor, processor=None) -> None:
+        """Draws the next codebook from (B, 1024) uniforms."""
+        size, used, codebook = self.vocabulary.codebook_size, self.used, self.codebook
+        inputs = {"input_ids": self.frames}
+        if self.settled is not None:
+            inputs = {"inputs_embeds": self.settled + self._table(codebook)}
+        scores = self.model(
+            codebook_idx=codebook,
+            **inputs,
+            logits_to_keep=used,
+            logits_range=(0, size) if processor is None else None,
+            return_dict=True,
+        ).logits.float()
+        if processor is not None:  # a frame is a row whose generated ids are its earlier codebooks
+            earlier = self.frames[:, -used:, :codebook].flatten(0, 1)
+            scores = process(scores.flatten(0, 1), 0, size, processor, earlier).view_as(scores)
+        ids, _ = pick(scores[..., :size], options, noise[:, -used:])
+        old = self.frames[:, -used:, codebook]
+        old.copy_(torch.where(self.filled, ids.to(old.device), old))
+        if self.settled is not None:
+            self.settled = self.settled + self._table(codebook)
+        self.codebook += 1
+
+    def _table(self, codebook: int) -> Tensor:
+        return self.model.input_embeds_layers[codebook](self.frames[..., codebook])

@@ -15,6 +15,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .codec import BarkCodec, hooked_device
 from .configuration_bark import BarkCoarseConfig, BarkConfig, BarkFineConfig, BarkSemanticConfig, BarkSubModelConfig
+from .decoding import RowCache, SessionPool
 from .generation_bark import BarkGenerationMixin
 from .generation_configuration_bark import BarkGenerationConfig
 
@@ -54,14 +55,17 @@ class BarkAttention(nn.Module):
         self.out_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
         self.resid_dropout = nn.Dropout(config.dropout)
 
-    def forward(self, hidden_states: Tensor, attention_mask=None, past_key_values=None, output_attentions=False):
+    def forward(self, hidden_states: Tensor, attention_mask=None, past_key_values=None, output_attentions=False, last=0):
+        """(B, Q, D) -> (B, Q, D) and weights or None; `last` > 0 asks only for that many last positions."""
         batch, length, _ = hidden_states.shape
         heads = self.att_proj(hidden_states).view(batch, length, 3, self.config.num_heads, self.head_dim)
         query, key, value = heads.permute(2, 0, 3, 1, 4).unbind(0)
         if past_key_values is not None:
             key, value = past_key_values.update(key, value, self.layer_idx)
+        if last:
+            query = query[:, :, -last:]
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self._implementation(attention_mask, output_attentions), eager_attention_forward
+            self._implementation(past_key_values, output_attentions), eager_attention_forward
         )
         output, weights = attention(
             self,
@@ -73,17 +77,15 @@ class BarkAttention(nn.Module):
             scaling=self.scaling,
             is_causal=self.is_causal,
         )
-        output = self.out_proj(output.reshape(batch, length, -1))
+        output = self.out_proj(output.reshape(batch, last or length, -1))
         return self.resid_dropout(output), weights
 
-    def _implementation(self, attention_mask, output_attentions: bool) -> str:
-        """Only eager gives weights; a ready 4D mask, as decode sessions bring, is sdpa's: flash and flex take none."""
+    def _implementation(self, past_key_values, output_attentions: bool) -> str:
+        """Only eager gives weights; a decode session's rows end at different places, which flash and flex cannot read."""
         wanted = self.config._attn_implementation
         if output_attentions:
             return "eager"
-        if wanted not in ("eager", "sdpa") and isinstance(attention_mask, Tensor) and attention_mask.dim() == 4:
-            return "sdpa"
-        return wanted
+        return "sdpa" if wanted != "eager" and isinstance(past_key_values, RowCache) else wanted
 
 
 class BarkMLP(nn.Module):
@@ -109,11 +111,11 @@ class BarkBlock(GradientCheckpointingLayer):
         self.layernorm_2 = nn.LayerNorm(config.hidden_size, bias=bias)
         self.mlp = BarkMLP(config)
 
-    def forward(self, hidden_states: Tensor, attention_mask=None, past_key_values=None, output_attentions=False):
+    def forward(self, hidden_states: Tensor, attention_mask=None, past_key_values=None, output_attentions=False, last=0):
         attended, weights = self.attn(
-            self.layernorm_1(hidden_states), attention_mask, past_key_values, output_attentions
+            self.layernorm_1(hidden_states), attention_mask, past_key_values, output_attentions, last
         )
-        hidden_states = hidden_states + attended
+        hidden_states = (hidden_states[:, -last:] if last else hidden_states) + attended
         return hidden_states + self.mlp(self.layernorm_2(hidden_states)), weights
 
 
@@ -147,12 +149,19 @@ class BarkStage(BarkPreTrainedModel):
         self.layernorm_final = nn.LayerNorm(config.hidden_size, bias=config.bias or not self.is_causal)
         self.gradient_checkpointing = False
 
-    def _run(self, embeds, attention_mask, position_ids, past_key_values, output_hidden_states, output_attentions):
-        """Token embeddings (B, Q, D) -> final hidden states, all hidden states or None, all attentions or None."""
+    def _run(
+        self, embeds, attention_mask, position_ids, past_key_values, output_hidden_states, output_attentions, last=0
+    ):
+        """Token embeddings (B, Q, D) -> final hidden states, all hidden states or None, all attentions or None.
+
+        Where only the `last` positions are wanted, the last block computes no others."""
         hidden = self.drop(embeds + self.position_embeds_layer(position_ids))
         all_hidden, all_attentions = [hidden], []
+        if attention_mask is not None or output_hidden_states or output_attentions:
+            last = 0
         for layer in self.layers:
-            hidden, weights = layer(hidden, attention_mask, past_key_values, output_attentions)
+            wanted = last if layer is self.layers[-1] else 0
+            hidden, weights = layer(hidden, attention_mask, past_key_values, output_attentions, wanted)
             all_hidden.append(hidden)
             all_attentions.append(weights)
         hidden = self.layernorm_final(hidden)
@@ -226,6 +235,7 @@ class BarkCausalModel(BarkStage):
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
         history_ids: Tensor | None = None,
+        logits_range: tuple[int, int] | None = None,
         **kwargs,
     ) -> CausalLMOutputWithPast | tuple:
         """input_ids (B, Q) or inputs_embeds (B, Q, D) -> logits (B, Q or kept, output_vocab_size).
@@ -233,7 +243,8 @@ class BarkCausalModel(BarkStage):
         Semantic inputs are (B, 257 + S): text, the infer token, semantic ids; their history_ids (B, 256) is semantic
         history, whose embeddings are added to those of the first 256 positions.
         `logits_to_keep` is a number of last positions (0: all), a tensor of positions, or one of (B, n) positions for
-        each row. `labels` (B, Q) are shifted inside, -100 is ignored; `num_items_in_batch` sets the loss's divisor."""
+        each row; `logits_range` cuts the vocabulary to [first, end). `labels` (B, Q) are shifted inside, -100 is ignored;
+        `num_items_in_batch` sets the loss's divisor."""
         embeds = self._embeds(input_ids, inputs_embeds, self.input_embeds_layer)
         if history_ids is not None:
             embeds = self._add_history(embeds, history_ids)
@@ -243,8 +254,11 @@ class BarkCausalModel(BarkStage):
         use_cache = self.config.use_cache if use_cache is None else use_cache
         if use_cache and past_key_values is None and not self.training and labels is None:
             past_key_values = DynamicCache(config=self.config)
-        ready = attention_mask is not None and attention_mask.dim() == 4 and position_ids is not None
-        if not ready:
+        if isinstance(past_key_values, RowCache):
+            attention_mask = past_key_values.mask
+            if attention_mask is None and embeds.shape[1] > 1 and self.config._attn_implementation == "eager":
+                attention_mask = torch.ones(1, 1, *2 * embeds.shape[1:2], dtype=torch.bool, device=embeds.device).tril()
+        else:
             past = past_key_values.get_seq_length() if past_key_values is not None else 0
             position_ids = self._positions(embeds, position_ids, past)
             attention_mask = create_causal_mask(
@@ -252,9 +266,10 @@ class BarkCausalModel(BarkStage):
                 past_key_values=past_key_values, position_ids=position_ids,
             )  # fmt: skip
         hidden, all_hidden, attentions = self._run(
-            embeds, attention_mask, position_ids, past_key_values, output_hidden_states, output_attentions
-        )
-        logits = self.lm_head(_keep(hidden, logits_to_keep))
+            embeds, attention_mask, position_ids, past_key_values, output_hidden_states, output_attentions,
+            last=1 if isinstance(logits_to_keep, int) and logits_to_keep == 1 and labels is None else 0,
+        )  # fmt: skip
+        logits = _head(self.lm_head, _keep(hidden, logits_to_keep), logits_range)
         loss = None
         if labels is not None:
             loss = self.loss_function(logits, labels, vocab_size=self.config.output_vocab_size, **kwargs)
@@ -364,12 +379,17 @@ class BarkFineModel(BarkStage):
         position_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
+        logits_to_keep: int = 0,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
+        logits_range: tuple[int, int] | None = None,
         **kwargs,
     ) -> MaskedLMOutput | tuple:
         """input_ids (B, T, n_codes_total) -> logits (B, T, output_vocab_size) of codebook `codebook_idx`.
+
+        inputs_embeds (B, T, D) is the sum of the tables instead. `logits_to_keep` is a number of last frames (0: all),
+        `logits_range` cuts the vocabulary to [first, end).
 
         The input is the sum of the tables of codebooks 0..codebook_idx, so codebook_idx itself is read at its old id.
         `labels` (B, T) are that codebook's ids, not shifted; -100 is ignored."""
@@ -386,9 +406,9 @@ class BarkFineModel(BarkStage):
             config=self._mask_config(output_attentions), inputs_embeds=embeds, attention_mask=attention_mask
         )
         hidden, all_hidden, attentions = self._run(
-            embeds, mask, position_ids, None, output_hidden_states, output_attentions
+            embeds, mask, position_ids, None, output_hidden_states, output_attentions, last=logits_to_keep
         )
-        logits = self.lm_heads[codebook_idx - first](hidden)
+        logits = _head(self.lm_heads[codebook_idx - first], _keep(hidden, logits_to_keep), logits_range)
         loss = None
         if labels is not None:
             loss = self.loss_function(logits, labels, vocab_size=self.config.output_vocab_size, **kwargs)
@@ -408,6 +428,7 @@ class BarkModel(BarkPreTrainedModel, BarkGenerationMixin):
     def __init__(self, config: BarkConfig):
         super().__init__(config)
         self.generation_config = BarkGenerationConfig()
+        self.sessions = SessionPool()
         self.semantic = BarkSemanticModel(config.semantic_config)  # type: ignore[arg-type]
         self.coarse_acoustics = BarkCoarseModel(config.coarse_acoustics_config)  # type: ignore[arg-type]
         self.fine_acoustics = BarkFineModel(config.fine_acoustics_config)  # type: ignore[arg-type]
@@ -422,6 +443,10 @@ class BarkModel(BarkPreTrainedModel, BarkGenerationMixin):
             "`model.coarse_acoustics`, `model.fine_acoustics`."
         )
 
+    def _apply(self, fn, recurse: bool = True):
+        self.sessions.clear()
+        return super()._apply(fn, recurse)
+
     def get_input_embeddings(self) -> nn.Embedding:
         return self.semantic.get_input_embeddings()
 
@@ -433,6 +458,16 @@ class BarkModel(BarkPreTrainedModel, BarkGenerationMixin):
             "Each stage has its own vocabulary: call `resize_token_embeddings` of `model.semantic`, "
             "`model.coarse_acoustics` or `model.fine_acoustics`."
         )
+
+
+def _head(head: nn.Module, hidden: Tensor, logits_range: tuple[int, int] | None) -> Tensor:
+    """The head's logits, or those of the ids in [first, end); a plain head then reads only their weights."""
+    if logits_range is None:
+        return head(hidden)
+    first, end = logits_range
+    if type(head) is nn.Linear and "_hf_hook" not in head.__dict__:
+        return nn.functional.linear(hidden, head.weight[first:end])
+    return head(hidden)[..., first:end]
 
 
 def _keep(hidden: Tensor, logits_to_keep: int | Tensor) -> Tensor:
