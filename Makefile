@@ -9,10 +9,10 @@ MODEL ?=
 TEXT ?= Hello, this is the music. [laughs]
 
 .DEFAULT_GOAL := help
-.PHONY: help speak test slow lint types format bench check clean
+.PHONY: help speak test slow lint types format bench bench-gpu check clean
 
 help: ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
 	@echo 'variables:  PYTHON VENV TORCH MODEL TEXT; for example make speak MODEL=suno/bark-small'
 
 $(VENV)/.installed: pyproject.toml
@@ -47,8 +47,11 @@ format: $(VENV)/.installed ## put the code in house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.installed ## decoding speed of this port and of transformers' on this machine
+bench: $(VENV)/.installed ## speed of this port, of transformers' and of the original on this machine
 	$(BIN)/python benchmarks/bench.py
+
+bench-gpu: $(VENV)/.installed ## the same on a GPU: large sizes, bfloat16, batch 1 and 32
+	$(BIN)/python benchmarks/bench.py --device cuda --size large --dtype bfloat16 --batch 1,32 --output benchmarks/results/gpu.json
 
 check: lint types test ## what CI runs
 

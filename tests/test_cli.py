@@ -13,6 +13,7 @@ import soundfile
 import bark_hf
 from bark_hf.apps.cli import main
 from bark_hf.audio import to_pcm16
+from bark_hf.generation_run import Run
 
 ROOT = Path(__file__).parents[1]
 
@@ -175,7 +176,7 @@ def test_an_interruption_leaves_no_file_and_exits_130(small, tmp_path, capsys, m
         raise KeyboardInterrupt
 
     speak = ["speak", "Hello", "-m", small.checkpoint, "-o", tmp_path / "x.wav"]
-    for owner, name in ((bark_hf.BarkModel, "_run_fine"), (Path, "replace")):  # while computing, while writing
+    for owner, name in ((Run, "fine"), (Path, "replace")):  # while computing, while writing
         with monkeypatch.context() as patch:
             patch.setattr(owner, name, interrupt)
             assert run(*speak) == 130

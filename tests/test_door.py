@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from transformers import GenerationConfig, LogitsProcessorList
 
 from bark_hf import BarkConfig, BarkGenerationConfig, Voice, VoicePresets
+from bark_hf.generation_run import Run
 
 DOCUMENTED = (ValueError, TypeError, FileNotFoundError)
 FAST = settings(
@@ -450,15 +451,14 @@ def options_of(model, **keywords):
     """The options that reach each stage."""
     seen = {}
 
-    def stage(name, empty):
-        def run(first, voices, options, *rest):
-            seen[name] = options
-            return [empty]
+    def speak(run, requests, slots, together):
+        seen.update(semantic=run.semantic_options, coarse=run.coarse_options, fine=run.fine_options)
+        for request in requests:
+            request.semantic, request.coarse = torch.zeros(0).long(), torch.zeros(2, 0).long()
+            request.fine, request.audio = torch.zeros(8, 0).long(), torch.zeros(0)
+            yield request
 
-        return run
-
-    empties = {"semantic": torch.zeros(0).long(), "coarse": torch.zeros(2, 0).long(), "fine": torch.zeros(8, 0).long()}
-    with mock.patch.multiple(model, **{f"_run_{name}": stage(name, empty) for name, empty in empties.items()}):
+    with mock.patch.object(Run, "speak", speak), pytest.warns(UserWarning, match="no audio"):
         model.generate(torch.tensor([[5]]), **keywords)
     return seen
 

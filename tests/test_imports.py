@@ -10,8 +10,17 @@ import bark_hf
 PACKAGE = Path(bark_hf.__file__).parent
 RANKS = [
     {"configuration_bark", "audio", "sampling"},
-    {"generation_configuration_bark", "generation_options", "vocabulary", "voices", "codec", "decoding"},
-    {"generation_stages"},
+    {
+        "generation_configuration_bark",
+        "generation_options",
+        "vocabulary",
+        "voices",
+        "codec",
+        "decoding",
+        "quantization",
+    },
+    {"generation_stages", "generation_inputs"},
+    {"generation_run"},
     {"generation_bark"},
     {"modeling_bark", "modeling_semantic_tokenizer", "processing_bark"},
     {"pipeline", "cloning"},
@@ -19,7 +28,7 @@ RANKS = [
     {"training", "convert", "bench", "nano", "compat", "register", "remote_code"},
     {"apps"},
 ]
-CORE = [name for rank in RANKS[:5] for name in rank if name != "audio"]
+CORE = [name for rank in RANKS[:6] for name in rank if name != "audio"]
 ALLOWED_IN_CORE = {"torch", "transformers", "numpy", "safetensors", "huggingface_hub"} | sys.stdlib_module_names
 
 

@@ -1,5 +1,6 @@
 """Filters, draws, random streams and stops: each against the original's probabilities or a case built by hand."""
 
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from scipy.stats import chisquare
 from transformers import LogitsProcessorList, set_seed
 
-from bark_hf.decoding import decode, pick
+from bark_hf.decoding import choose, pick
 from bark_hf.generation_options import FineOptions, SamplingOptions, SemanticOptions
 from bark_hf.sampling import MAX_SEED, draw, filter_logits, probabilities, random_stream, row_seeds, uniforms
 
@@ -226,20 +227,9 @@ def test_generator_must_be_a_generator():
 # ------------------------------------------------------------------------------------------------- stops and limits
 
 
-class FixedLogits:
-    """A decode session whose model says the same whatever was drawn."""
-
-    def __init__(self, logits):
-        self.logits = logits
-
-    def step(self, ids):
-        return self.logits.expand(len(ids), -1)
-
-
-def first_step(logits, options, number=0.5, eos=None, **kwargs):
-    noise = torch.full((1, 1), number, dtype=torch.float64)
-    session = FixedLogits(logits)
-    return next(decode(session, logits[None], [(0, len(logits))], options, noise, eos=eos, **kwargs))
+def first_step(logits, options, number=0.5, eos=None, min_eos_p=None):
+    options = SemanticOptions(**{**asdict(options), "min_eos_p": min_eos_p})
+    return choose(logits[None], 0, options, torch.tensor([number]).double(), eos)
 
 
 @pytest.mark.parametrize(

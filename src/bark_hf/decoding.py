@@ -16,8 +16,8 @@ from .sampling import draw, probabilities
 class RowCache:
     """Keys and values of every layer, (slots, heads, capacity, head_dim), allocated once, with a length for each row.
 
-    The session says which rows a forward is for (`rows`), where it writes (`positions`, or `start` where all rows write
-    at one place), how much is read (`limit`) and what each row may see (`mask`, None where that is everything)."""
+    The session says which rows a forward is for (`rows`), where it writes (`positions`, or `start` where all rows
+    write at one place), how much is read (`limit`) and what each row may see (`mask`, None: all that is causal)."""
 
     def __init__(self, slots: int, capacity: int):
         self.slots, self.capacity = slots, capacity
@@ -54,8 +54,8 @@ class RowCache:
 class DecodeSession:
     """A model's decoding state: a cache of `slots` rows and how many positions of each are filled.
 
-    Rows may have prompts of different lengths: a shorter one is padded on the right, causality keeps its real positions
-    from seeing the pad, and the row's own steps then overwrite it. Not shared between calls or threads."""
+    Rows may have prompts of different lengths: a shorter one is padded on the right, causality keeps its real
+    positions from seeing the pad, and the row's own steps then overwrite it. Not shared between calls or threads."""
 
     def __init__(self, model, slots: int, capacity: int):
         self.model = model
@@ -119,7 +119,7 @@ class DecodeSession:
 class SessionPool:
     """Sessions that are kept between calls, so that caches are allocated once. Two calls at a time never share one.
 
-    Copies and pickles of a pool are empty. `clear` drops what is free; what is in use is dropped when it comes back."""
+    Copies and pickles of a pool are empty. `clear` drops what is free; what is in use goes when it comes back."""
 
     KEPT = 4
 
@@ -325,11 +325,11 @@ def _processed(scores: Tensor, jobs: list[Any], ranges, logits_processor, made: 
         for row, job in enumerate(jobs)
     ]
     if len({len(ids) for ids in generated}) == 1 and len(set(ranges)) == 1:
-        return process(scores, *ranges[0], logits_processor, torch.stack(generated))
-    alone = [scores[row : row + 1] for row in range(len(jobs))]
-    return torch.cat(
-        [process(one, *legal, logits_processor, ids[None]) for one, legal, ids in zip(alone, ranges, generated)]
-    )
+        first, end = ranges[0]
+        return process(scores, first, end, logits_processor, torch.stack(generated))
+    alone = scores.split(1)
+    rows = zip(alone, ranges, generated, strict=True)
+    return torch.cat([process(one, first, end, logits_processor, ids[None]) for one, (first, end), ids in rows])
 
 
 def _take(jobs: list[Any], made: list[Draws]) -> None:

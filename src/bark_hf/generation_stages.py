@@ -39,7 +39,7 @@ class SemanticJob:
         self._ids: list[Tensor] = []
 
     def prompt(self) -> dict[str, Tensor]:
-        """input_ids (257,): the text padded on the right, the infer token; history_ids (256,), all pad without a voice."""
+        """input_ids (257,): the text padded on the right, the infer token; history_ids (256,), pads without one."""
         self.stale = False
         v, width = self.vocabulary, self.vocabulary.max_input_semantic_length
         history = torch.zeros(0, dtype=torch.long)
@@ -233,8 +233,8 @@ def run_fine(
 class FineWindow:
     """A batch of windows (B, 1024, 8) being filled codebook by codebook, row i from its frame `firsts[i]` on.
 
-    The input of a pass is the sum of the tables up to its codebook. What is final of it is kept: a pass adds the codebook
-    at its old ids, then its new ids settle."""
+    The input of a pass is the sum of the tables up to its codebook. What is final of it is kept: a pass adds the
+    codebook at its old ids, then its new ids settle."""
 
     def __init__(self, model, frames: Tensor, firsts: list[int], vocabulary: Vocabulary):
         self.model, self.frames, self.vocabulary = model, frames, vocabulary

@@ -55,7 +55,9 @@ class BarkAttention(nn.Module):
         self.out_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
         self.resid_dropout = nn.Dropout(config.dropout)
 
-    def forward(self, hidden_states: Tensor, attention_mask=None, past_key_values=None, output_attentions=False, last=0):
+    def forward(
+        self, hidden_states: Tensor, attention_mask=None, past_key_values=None, output_attentions=False, last=0
+    ):
         """(B, Q, D) -> (B, Q, D) and weights or None; `last` > 0 asks only for that many last positions."""
         batch, length, _ = hidden_states.shape
         heads = self.att_proj(hidden_states).view(batch, length, 3, self.config.num_heads, self.head_dim)
@@ -81,7 +83,7 @@ class BarkAttention(nn.Module):
         return self.resid_dropout(output), weights
 
     def _implementation(self, past_key_values, output_attentions: bool) -> str:
-        """Only eager gives weights; a decode session's rows end at different places, which flash and flex cannot read."""
+        """Only eager gives weights; flash and flex cannot read a decode session's rows of different lengths."""
         wanted = self.config._attn_implementation
         if output_attentions:
             return "eager"
@@ -111,7 +113,9 @@ class BarkBlock(GradientCheckpointingLayer):
         self.layernorm_2 = nn.LayerNorm(config.hidden_size, bias=bias)
         self.mlp = BarkMLP(config)
 
-    def forward(self, hidden_states: Tensor, attention_mask=None, past_key_values=None, output_attentions=False, last=0):
+    def forward(
+        self, hidden_states: Tensor, attention_mask=None, past_key_values=None, output_attentions=False, last=0
+    ):
         attended, weights = self.attn(
             self.layernorm_1(hidden_states), attention_mask, past_key_values, output_attentions, last
         )
@@ -243,8 +247,8 @@ class BarkCausalModel(BarkStage):
         Semantic inputs are (B, 257 + S): text, the infer token, semantic ids; their history_ids (B, 256) is semantic
         history, whose embeddings are added to those of the first 256 positions.
         `logits_to_keep` is a number of last positions (0: all), a tensor of positions, or one of (B, n) positions for
-        each row; `logits_range` cuts the vocabulary to [first, end). `labels` (B, Q) are shifted inside, -100 is ignored;
-        `num_items_in_batch` sets the loss's divisor."""
+        each row; `logits_range` cuts the vocabulary to [first, end). `labels` (B, Q) are shifted inside, -100 is
+        ignored; `num_items_in_batch` sets the loss's divisor."""
         embeds = self._embeds(input_ids, inputs_embeds, self.input_embeds_layer)
         if history_ids is not None:
             embeds = self._add_history(embeds, history_ids)
@@ -257,7 +261,9 @@ class BarkCausalModel(BarkStage):
         if isinstance(past_key_values, RowCache):
             attention_mask = past_key_values.mask
             if attention_mask is None and embeds.shape[1] > 1 and self.config._attn_implementation == "eager":
-                attention_mask = torch.ones(1, 1, *2 * embeds.shape[1:2], dtype=torch.bool, device=embeds.device).tril()
+                attention_mask = torch.ones(
+                    1, 1, *2 * embeds.shape[1:2], dtype=torch.bool, device=embeds.device
+                ).tril()
         else:
             past = past_key_values.get_seq_length() if past_key_values is not None else 0
             position_ids = self._positions(embeds, position_ids, past)

@@ -1,4 +1,4 @@
-"""`bark-hf`: speak, list voices, convert checkpoints. Parses, calls, prints.
+"""`bark-hf`: speak, list voices, convert checkpoints, measure speed. Parses, calls, prints.
 
 Results go to files or stdout, talk goes to stderr; errors are one sentence and a non-zero exit code."""
 
@@ -194,6 +194,96 @@ def convert(
     )
     if with_code:
         _say(f"added {', '.join(add_remote_code(output))}")
+
+
+@app.command(
+    epilog="""**Examples**
+
+`bark-hf bench --model suno/bark-small --dtype bfloat16 --output mine.json`
+
+`bark-hf bench --size tiny --seconds 2 --engine bark_hf,transformers --batch 1,8`"""
+)
+def bench(
+    model: Annotated[str | None, typer.Option("--model", "-m", help="A checkpoint; else random weights.")] = None,
+    size: Annotated[str, typer.Option(help="Of random weights: tiny, small, large or LAYERSxHEADSxWIDTH.")] = "small",
+    engine: Annotated[str, typer.Option(help="bark_hf, transformers, suno; by default all that fit.")] = "",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16, int8.")] = "float32,bfloat16",
+    batch: Annotated[str, typer.Option(help="Batch sizes.")] = "1",
+    seconds: Annotated[float, typer.Option(help="Of audio, 15.4 at most.")] = 10.0,
+    rounds: Annotated[int, typer.Option(help="Of all engines in turn; medians are shown.")] = 3,
+    threads: Annotated[int | None, typer.Option(help="By default one for each core.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ...; by default cuda, else cpu.")] = None,
+    warm_up: Annotated[str, typer.Option(help="few (ids) or whole (a round); by default whole on cuda.")] = "",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Also write the JSON here, pretty.")] = None,
+) -> None:
+    """Speed of this port, of transformers' Bark and of the original, on this machine; lists take commas.
+
+    Tables go to stderr, one line of JSON to stdout."""
+    import json
+
+    import torch
+    from transformers.utils import logging
+
+    from .. import bench as benchmark
+    from ..bench.machine import cores
+    from ..configuration_bark import BarkConfig
+
+    logging.disable_progress_bar()
+    if model is not None:
+        _from_checkpoint(BarkConfig, model)  # or a sentence, before anything starts
+    if output is not None:
+        _need_folder(output)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    options = benchmark.Options(
+        size=size,
+        model=model,
+        engines=_listed(engine) or ("bark_hf", "transformers", *(() if model else ("suno",))),
+        dtypes=_listed(dtype),
+        batches=_listed_numbers("batch", batch),
+        seconds=seconds,
+        rounds=rounds,
+        threads=cores() if threads is None else threads,
+        device=device,
+        warm_up=warm_up or ("whole" if device.startswith("cuda") else "few"),
+    )
+    with BenchBar() as bar:
+        result = benchmark.run(options, bar.report)
+    if output is not None:
+        output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    Console(stderr=True, width=max(stderr.width, 112)).print(benchmark.table(result), highlight=False)
+    print(json.dumps(result))
+
+
+class BenchBar:
+    """Shows a benchmark's progress on stderr: a bar on a terminal, else a line for each step."""
+
+    def __init__(self):
+        columns = BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}")
+        self.bar = Progress(*columns, console=stderr, disable=not stderr.is_terminal)
+        self.task = self.bar.add_task("", total=None)
+
+    def __enter__(self) -> "BenchBar":
+        self.bar.start()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.bar.stop()
+
+    def report(self, done: int, total: int, sentence: str) -> None:
+        self.bar.update(self.task, completed=done, total=total, description=sentence)
+        if not stderr.is_terminal:
+            _say(f"{done}/{total} {sentence}")
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(part for part in text.replace(",", " ").split())
+
+
+def _listed_numbers(name: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in _listed(text))
+    except ValueError:
+        raise ValueError(f"--{name} takes whole numbers with commas, like 1,8; got {text!r}.") from None
 
 
 def _load(model: str, device: str | None, dtype: Dtype, quiet: bool):

@@ -1,0 +1,113 @@
+"""What callers give, checked before any network runs: text ids and masks, voices, token ids, batch sizes.
+
+Knows nothing of networks. Every check raises ValueError that says what was given and what is allowed."""
+
+import warnings
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .vocabulary import Vocabulary
+from .voices import Voice
+
+
+def check_texts(input_ids, attention_mask, vocabulary: Vocabulary) -> list[Tensor]:
+    """Checked ids (B, L) -> list of (L_i,) tokenizer ids of at most 256, with masked places as pads."""
+    if input_ids is None:
+        raise ValueError("Pass `input_ids`: model.generate(**processor('Hello.')).")
+    ids = _integer_tensor(input_ids, "input_ids")
+    if ids.dim() == 1:
+        ids = ids[None]
+    if ids.dim() != 2 or not ids.numel():
+        raise ValueError(f"`input_ids` must be (batch, length) with at least one id, got {tuple(ids.shape)}.")
+    if attention_mask is None:  # trailing zeros are BERT's [PAD]
+        mask = ids.ne(0).flip(1).cummax(1).values.flip(1)
+    else:
+        mask = _mask_tensor(attention_mask)
+        if mask.shape != ids.shape and mask.dim() == 1:
+            mask = mask[None]
+        if mask.shape != ids.shape:
+            raise ValueError(f"`attention_mask` is {tuple(mask.shape)} and `input_ids` {tuple(ids.shape)}: not equal.")
+        mask = mask.bool()
+    room = vocabulary.text_pad_token - vocabulary.text_encoding_offset
+    real = ids[mask]
+    if real.numel() and (real.min() < 0 or real.max() >= room):
+        raise ValueError(f"`input_ids` holds ids from {real.min()} to {real.max()}; this model knows 0 to {room - 1}.")
+    width = vocabulary.max_input_semantic_length
+    rows = []
+    for row, (one, kept) in enumerate(zip(ids, mask, strict=True)):
+        count = int(kept.sum())
+        if not count:
+            raise ValueError(f"Text {row} is empty: `input_ids` and `attention_mask` leave no id to speak.")
+        lost = count - int(kept[:width].sum())
+        if lost:
+            share = round(100 * lost / count)
+            warnings.warn(f"Text {row} has {count} ids, the model reads {width}: {share}% are cut.", stacklevel=4)
+        rows.append(torch.where(kept, one, room)[:width])  # room + offset is the text pad
+    return rows
+
+
+def check_voices(history_prompt, rows: int, vocabulary: Vocabulary) -> list[Voice | None]:
+    """One voice for all or a list with one or None for each -> a checked list."""
+    if history_prompt is None or isinstance(history_prompt, Mapping) or hasattr(history_prompt, "keys"):
+        history_prompt = [history_prompt] * rows
+    if not isinstance(history_prompt, list | tuple):
+        raise ValueError(
+            "`history_prompt` must be a voice, a list of voices and None, or None, got "
+            f"{type(history_prompt).__name__}. Names and paths are for the processor: processor(text, voice_preset=)."
+        )
+    if len(history_prompt) != rows:
+        raise ValueError(f"`history_prompt` lists {len(history_prompt)} voices for {rows} rows.")
+    seen: dict[int, Voice] = {}
+    for one in history_prompt:
+        if one is not None and id(one) not in seen:
+            seen[id(one)] = Voice.of(one)
+            seen[id(one)].check_ranges(
+                vocabulary.semantic_vocab_size,
+                vocabulary.codebook_size,
+                vocabulary.n_coarse_codebooks,
+                vocabulary.n_fine_codebooks,
+            )
+    return [None if one is None else seen[id(one)] for one in history_prompt]
+
+
+def check_ids(rows, shape: tuple[int | None, ...], size: int, name: str) -> list[Tensor]:
+    """Checks a list of id tensors (or one stacked tensor) of the given shape, ids below `size`."""
+    if isinstance(rows, Tensor) and rows.dim() == len(shape):
+        rows = [rows]
+    if not isinstance(rows, list | tuple | Tensor) or not len(rows):
+        raise ValueError(f"Pass a list of {name}, one for each sample, got {type(rows).__name__}.")
+    checked = [_integer_tensor(row, name) for row in rows]
+    for i, row in enumerate(checked):
+        if row.dim() != len(shape) or any(want not in (None, got) for want, got in zip(shape, row.shape, strict=True)):
+            raise ValueError(f"Sample {i} has shape {tuple(row.shape)}; expected {name}.")
+        if row.numel() and (row.min() < 0 or row.max() >= size):
+            raise ValueError(f"Sample {i} holds ids from {row.min()} to {row.max()}; {name} are 0 to {size - 1}.")
+    return checked
+
+
+def _mask_tensor(value) -> Tensor:
+    try:
+        return torch.as_tensor(value).detach().cpu()
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise ValueError(f"`attention_mask` must be a tensor or array of 0 and 1: {error}") from error
+
+
+def _integer_tensor(value, name: str) -> Tensor:
+    try:
+        tensor = value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{name} must be an integer tensor or array: {error}") from error
+    if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
+        raise ValueError(f"{name} must hold integers, got {tensor.dtype}.")
+    return tensor.cpu().long()
+
+
+def check_batch_size(batch_size: int | None, rows: int | None) -> int:
+    if batch_size is None and rows is not None:
+        return rows
+    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+        raise ValueError(f"`batch_size` must be an integer of at least 1, got {batch_size!r}.")
+    return batch_size if rows is None else min(batch_size, rows)

@@ -1,0 +1,70 @@
+"""Int8 linear layers for CPUs: weights in 8 bits for each output row, activations quantized as they come.
+
+Knows nothing of Bark: it replaces a module's `nn.Linear`s in place. For other devices use transformers' quantizers."""
+
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+FEW_ROWS = 32  # up to here a product is bound by reading the weights, beyond by arithmetic: two kernels, two packings
+
+
+class Int8Linear(nn.Module):
+    """A linear layer whose weights are int8, symmetric for each output row; inference only, float32 in and out."""
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        weight = linear.weight.detach().float()
+        scales = weight.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / 127
+        zeros = torch.zeros(self.out_features, dtype=torch.long)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.quantize_per_tensor")  # to be replaced by a later torch
+            quantized = torch.quantize_per_channel(weight, scales.double(), zeros, 0, torch.qint8)
+        bias = None if linear.bias is None else linear.bias.detach().float()
+        self.packed = {engine: _pack(quantized, bias, engine) for engine in _engines()}
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        few, many = _engines()
+        engine = few if hidden.numel() <= FEW_ROWS * self.in_features else many
+        # fbgemm without VNNI would overflow its 16-bit sums at full range
+        output = torch.ops.quantized.linear_dynamic(hidden.float(), self.packed[engine], engine == "fbgemm")
+        return output.to(hidden.dtype)
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, int8"
+
+    def __deepcopy__(self, memo) -> "Int8Linear":
+        return self  # never changed after it is made
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        raise TypeError("Int8 layers are made for one machine and are not saved: save before `quantize_int8`.")
+
+
+def quantize_linears(module: nn.Module) -> int:
+    """Replaces every `nn.Linear` below `module` by its int8 version; returns how many."""
+    replaced = 0
+    for name, child in list(module.named_children()):
+        if type(child) is nn.Linear:
+            setattr(module, name, Int8Linear(child))
+            replaced += 1
+        else:
+            replaced += quantize_linears(child)
+    return replaced
+
+
+def _engines() -> tuple[str, str]:
+    """The kernels for few rows and for many."""
+    known = torch.backends.quantized.supported_engines
+    few = "fbgemm" if "fbgemm" in known else "qnnpack"
+    return few, "onednn" if "onednn" in known else few
+
+
+def _pack(weight: Tensor, bias: Tensor | None, engine: str):
+    before = torch.backends.quantized.engine
+    try:
+        torch.backends.quantized.engine = engine
+        return torch.ops.quantized.linear_prepack(weight, bias)
+    finally:
+        torch.backends.quantized.engine = before

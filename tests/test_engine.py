@@ -1,0 +1,266 @@
+"""The decode engine: rows come and go, prefixes are kept, sessions are pooled, and every result is its solo run's."""
+
+import copy
+import gc
+import pickle
+import threading
+import tracemalloc
+
+import pytest
+import torch
+from torch import nn
+
+from bark_hf import BarkModel
+from bark_hf.decoding import DecodeSession, SessionPool, _runs
+from bark_hf.quantization import FEW_ROWS, Int8Linear, quantize_linears
+
+TEXTS = ["Hello world.", "the music", "Hello [laughs]", "a song ♪", "with [laughter]", "Hmm…", "the the the"]
+PRESETS = ["made/short", None, "made/long", None, "made/uint16", "made/int32", None]
+BRIEF = {"max_duration": 1.2}
+
+
+def solo(small, i, seed):
+    return small.model.generate(
+        **small.processor(TEXTS[i], voice_preset=PRESETS[i]), seed=seed, return_dict_in_generate=True, **BRIEF
+    )
+
+
+def assert_same(one, other, row=0):
+    for name in ("semantic_tokens", "coarse_codes", "fine_codes"):
+        assert torch.equal(one[name][0], other[name][row]), name
+    length = int(one.audio_lengths[0])
+    assert length == int(other.audio_lengths[row])
+    torch.testing.assert_close(one.audio[0, :length], other.audio[row, :length], atol=1e-5, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def alone(small):
+    return [solo(small, i, 10 + i) for i in range(len(TEXTS))]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_generate_many_gives_every_text_its_solo_result(small, alone, batch_size):
+    items = [small.processor(text, voice_preset=voice) for text, voice in zip(TEXTS, PRESETS, strict=True)]
+    results = dict(small.model.generate_many(items, batch_size=batch_size, seed=10, **BRIEF))
+    assert sorted(results) == list(range(len(TEXTS)))
+    for i, result in results.items():
+        assert_same(alone[i], result)
+        assert result.seeds == [10 + i]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_more_rows_than_the_batch_size_give_the_same(small, alone, batch_size):
+    out = small.model.generate(
+        **small.processor(TEXTS, voice_preset=PRESETS),
+        seed=10,
+        batch_size=batch_size,
+        return_dict_in_generate=True,
+        **BRIEF,
+    )
+    for i, one in enumerate(alone):
+        assert_same(one, out, i)
+
+
+def test_generate_many_takes_texts_and_pairs_with_a_processor(small, alone):
+    items = [TEXTS[1], (TEXTS[0], PRESETS[0])]
+    results = dict(small.model.generate_many(items, processor=small.processor, seed=10, **BRIEF))
+    assert results[1].seeds == [11]
+    wanted = small.model.generate(**small.processor(TEXTS[1]), seed=10, return_dict_in_generate=True, **BRIEF)
+    assert_same(wanted, results[0])
+
+
+def test_generate_many_reads_its_input_only_as_rows_get_free(small):
+    read = []
+
+    def texts():
+        for i in range(20):
+            read.append(i)
+            yield TEXTS[i % 7]
+
+    results = small.model.generate_many(texts(), batch_size=2, processor=small.processor, seed=0, **BRIEF)
+    assert read == []
+    next(results)
+    assert len(read) <= 6  # two rows in each causal stage, one finished, one that was asked for
+    results.close()
+    assert list(small.model.generate_many([], seed=0)) == []
+
+
+@pytest.mark.parametrize(
+    ("items", "options", "match"),
+    [
+        (["text"], {}, "processor"),
+        ([5], {}, "processor gives"),
+        ([{"input_ids": torch.ones(2, 3, dtype=torch.long)}], {}, "2 texts"),
+        ([{"input_ids": torch.zeros(1, 3, dtype=torch.long)}], {}, "empty"),
+        ([], {"batch_size": 0}, "batch_size"),
+        ([], {"seed": -1}, "seed"),
+    ],
+)
+def test_generate_many_refuses(small, items, options, match):
+    with pytest.raises(ValueError, match=match):
+        list(small.model.generate_many(items, **options))
+
+
+def test_a_growing_window_keeps_its_cache_and_a_shifting_one_is_prefilled(small, monkeypatch):
+    """1 prompt while nothing is cut (BARK: semantic_idx <= 209 and at most 630 ids), then one a window."""
+    prompts = []
+    prefill = DecodeSession.prefill
+
+    def counted(self, first, jobs, legal):
+        prompts.append(len(jobs[0]["input_ids"]))
+        return prefill(self, first, jobs, legal)
+
+    monkeypatch.setattr(DecodeSession, "prefill", counted)
+    semantic = torch.arange(300) % 200
+    small.model.generate_coarse([semantic], do_sample=False)  # 900 ids: 15 windows of 60
+    assert prompts == [257, *[257 + 630] * 4]
+
+
+def test_rows_are_kept_dense_as_others_end(small, monkeypatch):
+    counts = []
+    step = DecodeSession.step
+    monkeypatch.setattr(
+        DecodeSession, "step", lambda self, ids, legal: counts.append(len(ids)) or step(self, ids, legal)
+    )
+    semantic = [torch.arange(n) for n in (3, 30, 8, 17)]
+    codes = small.model.generate_coarse(semantic, seed=[1, 2, 3, 4])
+    monkeypatch.undo()
+    assert counts == sorted(counts, reverse=True)
+    assert set(counts) == {4, 3, 2, 1}
+    for i, one in enumerate(codes):
+        assert torch.equal(one, small.model.generate_coarse(semantic[i : i + 1], seed=[i + 1])[0])
+
+
+def test_runs_are_the_unbroken_ones():
+    assert list(_runs([])) == []
+    assert list(_runs([0, 1, 2, 5, 7, 8])) == [(0, 3), (5, 1), (7, 2)]
+
+
+# ------------------------------------------------------------------------------------------------------------ sessions
+
+
+def test_two_threads_on_one_model_give_their_solo_results(small, alone):
+    results: dict[int, object] = {}
+    threads = [threading.Thread(target=lambda i=i: results.update({i: solo(small, i, 10 + i)})) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for i in range(4):
+        assert_same(alone[i], results[i])
+
+
+def test_sessions_are_kept_and_never_shared_copied_or_pickled(small):
+    pool, model = SessionPool(), small.model.semantic
+    with pool.session(model, 2, 300) as one, pool.session(model, 2, 300) as other:
+        assert one is not other
+    with pool.session(model, 2, 300) as again:
+        assert again is one
+    with pool.session(model, 3, 300) as wider:
+        assert wider is not one
+    for other in (copy.deepcopy(pool), pickle.loads(pickle.dumps(pool))):
+        assert other._free == []
+    pool.clear()
+    with pool.session(model, 2, 300) as new:
+        assert new is not one
+        pool.clear()
+    assert pool._free == []
+    with pytest.raises(KeyError), pool.session(model, 2, 300):
+        raise KeyError
+    assert pool._free == []
+
+
+def test_sessions_go_when_the_model_changes(small):
+    model = copy.deepcopy(small.model)
+    assert model.sessions._free == []
+    inputs = small.processor("Hello")
+    before = model.generate(**inputs, seed=1, **BRIEF)
+    assert model.sessions._free
+    model.to(torch.float64)
+    assert model.sessions._free == []
+    torch.testing.assert_close(model.to(torch.float32).generate(**inputs, seed=1, **BRIEF), before)
+
+
+def test_nothing_leaks_over_a_thousand_calls(small):
+    inputs = small.processor("Hello the music", voice_preset="made/short")
+
+    def calls(count):
+        for i in range(count):
+            tokens = small.model.generate_semantic(**inputs, max_new_tokens=2, min_eos_p=None, seed=i)
+            if not i % 10:
+                small.model.generate_coarse([tokens[0][:1]], seed=i)
+        gc.collect()
+
+    calls(20)
+    tracemalloc.start()
+    calls(20)
+    before = tracemalloc.get_traced_memory()[0]
+    tensors = sum(type(one) is torch.Tensor for one in gc.get_objects())
+    calls(1000)
+    grown = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert sum(type(one) is torch.Tensor for one in gc.get_objects()) <= tensors
+    assert grown < 100_000, f"{grown} bytes more after 1000 calls"
+
+
+# ------------------------------------------------------------------------------------- networks, as engines use them
+
+
+def test_logits_of_a_range_and_of_the_last_positions_are_those_of_all(small):
+    ids = torch.randint(0, 300, (2, 40))
+    with torch.no_grad():
+        for model in (small.model.semantic, small.model.coarse_acoustics):
+            whole = model(ids, use_cache=False).logits
+            part = model(ids, use_cache=False, logits_to_keep=1, logits_range=(7, 50)).logits
+            torch.testing.assert_close(part, whole[:, -1:, 7:50])
+        codes = torch.randint(0, 64, (2, 100, 8))
+        whole = small.model.fine_acoustics(4, codes).logits
+        part = small.model.fine_acoustics(4, codes, logits_to_keep=30, logits_range=(0, 64)).logits
+        torch.testing.assert_close(part, whole[:, -30:, :64])
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_the_engine_gives_the_goldens_tokens_with_every_kernel(small, implementation):
+    model = BarkModel.from_pretrained(small.checkpoint, attn_implementation=implementation)
+    for case in [c for c in small.cases("coarse") if c["key"] in ("coarse/35", "coarse/38", "coarse/40")]:
+        options = {name: case[name] for name in ("max_coarse_history", "sliding_window_len") if name in case}
+        voice = small.processor.voice(case["preset"])
+        codes = model.generate_coarse(
+            [small.arrays[case["key"] + "/in"]], history_prompt=voice, do_sample=False, **options
+        )
+        assert torch.equal(codes[0], torch.from_numpy(small.arrays[case["key"] + "/out"]).long())
+
+
+# ---------------------------------------------------------------------------------------------------------------- int8
+
+
+def test_int8_layers_are_close_with_few_rows_and_with_many():
+    torch.manual_seed(1)
+    linear = nn.Linear(256, 384)
+    quantized = Int8Linear(linear)
+    for rows in (1, FEW_ROWS, FEW_ROWS + 1, 300):
+        hidden = torch.randn(2, rows, 256)
+        wanted, got = linear(hidden), quantized(hidden)
+        assert (got - wanted).norm() / wanted.norm() < 0.02
+        assert quantized(hidden.bfloat16()).dtype == torch.bfloat16
+
+
+def test_an_int8_model_speaks_much_like_the_float_one(small):
+    model = copy.deepcopy(small.model).quantize_int8()
+    assert not [
+        m for stage in (model.semantic, model.fine_acoustics) for m in stage.layers.modules() if type(m) is nn.Linear
+    ]
+    ids = torch.randint(0, 300, (1, 300))
+    with torch.no_grad():
+        wanted, got = small.model.semantic(ids).logits, model.semantic(ids).logits
+    assert torch.nn.functional.cosine_similarity(got, wanted, dim=-1).min() > 0.98
+    assert len(model.generate(**small.processor("Hello"), seed=1, **BRIEF)[0])
+
+
+def test_an_int8_model_is_neither_saved_nor_made_elsewhere_than_on_a_cpu(small, tmp_path):
+    model = copy.deepcopy(small.model).quantize_int8()
+    with pytest.raises(TypeError, match="not saved"):
+        model.save_pretrained(tmp_path / "m")
+    with pytest.raises(ValueError, match="CPUs"):
+        BarkModel(small.model.config).to("meta").quantize_int8()
+    assert quantize_linears(model.semantic.layers) == 0
