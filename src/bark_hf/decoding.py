@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from .fast_step import FastStep, fast_step
 from .sampling import draw, probabilities
 
 
@@ -61,6 +62,7 @@ class DecodeSession:
         self.model = model
         self.cache = RowCache(slots, min(capacity, model.config.block_size))
         self.lengths = [0] * slots
+        self.fast: FastStep | None = None
 
     def prefill(self, first: int, prompts: list[dict[str, Tensor]], legal: tuple[int, int] | None) -> Tensor:
         """Starts the rows from number `first` on anew with a prompt each -> (n, V) logits after each prompt.
@@ -89,13 +91,16 @@ class DecodeSession:
         cache, longest = self.cache, max(lengths) + 1
         even = longest == min(lengths) + 1
         cache.rows, cache.limit = slice(0, count), longest
-        cache.positions = torch.tensor(lengths, device=ids.device)[:, None]
         cache.start = longest - 1 if even else None
         cache.mask = None
+        if self.fast is None or not even:
+            cache.positions = torch.tensor(lengths, device=ids.device)[:, None]
         if not even:
             visible = torch.arange(longest, device=ids.device) <= cache.positions
             cache.mask = visible[:, None, None]
         self.lengths[:count] = [length + 1 for length in lengths]
+        if self.fast is not None:
+            return self.fast(ids, cache, legal)
         return self._forward(legal, 0, input_ids=ids[:, None])
 
     def move(self, source: int, target: int) -> None:
@@ -135,7 +140,9 @@ class SessionPool:
             found = [i for i, (other, _) in enumerate(self._free) if other == key]
             session = self._free.pop(found[0])[1] if found else DecodeSession(model, slots, capacity)
             age = self._age
+        session.fast = fast_step(model)
         yield session
+        session.fast = None
         with self._lock:  # a session that an error interrupted is not kept
             if age == self._age:
                 self._free = [*self._free, (key, session)][-self.KEPT :]

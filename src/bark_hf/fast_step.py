@@ -1,0 +1,94 @@
+"""One decoding step of a causal stage in as few calls as eager torch allows: ids in, logits out.
+
+Restates the stage's forward for one new position a row; knows nothing of sampling or of what the ids mean."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+linear, layer_norm = nn.functional.linear, nn.functional.layer_norm
+
+
+class FastStep:
+    """Holds a stage's parameters as they are now; made anew for every run, so that changed weights are seen.
+
+    Plain linear layers are called as functions, others (adapters, int8) as the modules they are."""
+
+    def __init__(self, model):
+        config = model.config
+        self.heads, self.width = config.num_heads, config.hidden_size
+        self.head_dim = config.hidden_size // config.num_heads
+        self.tokens, self.places = model.input_embeds_layer.weight, model.position_embeds_layer.weight
+        self.norm, self.head = _norm(model.layernorm_final), model.lm_head
+        self.blocks = [
+            (
+                _norm(block.layernorm_1), _linear(block.attn.att_proj), _linear(block.attn.out_proj),
+                _norm(block.layernorm_2), _linear(block.mlp.in_proj), _linear(block.mlp.out_proj),
+            )
+            for block in model.layers
+        ]  # fmt: skip
+
+    def __call__(self, ids: Tensor, cache: Any, legal: tuple[int, int] | None) -> Tensor:
+        """(n,) ids for the cache's rows, at its positions -> (n, V) logits, or those of the `legal` range."""
+        count, shape = len(ids), (self.width,)
+        start, limit, mask = cache.start, cache.limit, cache.mask
+        place = self.places[start] if start is not None else self.places[cache.positions[:, 0]]
+        hidden = self.tokens[ids] + place
+        index = None
+        if start is None:
+            index = cache.positions[:, None, :, None].expand(count, self.heads, 1, self.head_dim)
+        for i, (norm_1, attention_in, attention_out, norm_2, mlp_in, mlp_out) in enumerate(self.blocks):
+            heads = attention_in(layer_norm(hidden, shape, *norm_1)).view(count, 3, self.heads, 1, self.head_dim)
+            query, key, value = heads.unbind(1)
+            keys, values = cache.layers[i]
+            if count < cache.slots:
+                keys, values = keys[:count], values[:count]
+            if index is None:
+                keys.narrow(2, start, 1).copy_(key)
+                values.narrow(2, start, 1).copy_(value)
+            else:
+                keys.scatter_(2, index, key)
+                values.scatter_(2, index, value)
+            attended = nn.functional.scaled_dot_product_attention(
+                query, keys.narrow(2, 0, limit), values.narrow(2, 0, limit), attn_mask=mask
+            )
+            hidden = hidden + attention_out(attended.view(count, self.width))
+            wide = nn.functional.gelu(mlp_in(layer_norm(hidden, shape, *norm_2)))
+            hidden = hidden + mlp_out(wide)
+        hidden = layer_norm(hidden, shape, *self.norm)
+        if legal is not None and type(self.head) is nn.Linear:
+            return _product(hidden, self.head.weight[legal[0] : legal[1]], None)
+        logits = self.head(hidden)
+        return logits if legal is None else logits[:, legal[0] : legal[1]]
+
+
+def fast_step(model) -> FastStep | None:
+    """A `FastStep` where it does what the forward does: no hooks (offload, users'), no dropout, nothing replaced."""
+    if model.training or any("_hf_hook" in part.__dict__ or _hooked(part) for part in model.modules()):
+        return None
+    return FastStep(model)
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def _norm(norm: nn.LayerNorm) -> tuple[Tensor, Tensor | None, float]:
+    return norm.weight, norm.bias, norm.eps
+
+
+def _linear(module: nn.Module) -> Callable[[Tensor], Tensor]:
+    if type(module) is not nn.Linear:
+        return module
+    weight, bias = module.weight, module.bias
+    return lambda hidden: _product(hidden, weight, bias)
+
+
+def _product(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """(n, D) @ (V, D)^T. On a CPU torch's 16-bit matrix-vector kernel is faster for one row than its matrix one."""
+    if len(hidden) == 1 and weight.dtype == torch.bfloat16 and weight.device.type == "cpu":
+        product = torch.mv(weight, hidden[0])[None]
+        return product if bias is None else product + bias
+    return linear(hidden, weight, bias)
