@@ -203,16 +203,17 @@ class BarkGenerationMixin:
             check_ids(fine, (k, None), vocabulary.codebook_size, f"fine codes ({k}, T)")
         )
 
-    def quantize_int8(self) -> "BarkGenerationMixin":
+    def quantize_int8(self, dtype: torch.dtype = torch.bfloat16) -> "BarkGenerationMixin":
         """Makes the blocks' linear layers int8, in place, for speed on a CPU; returns the model.
 
-        Weights are symmetric for each output row, activations are quantized as they come; embeddings, norms, heads and
-        codec stay as they are. Inference only; the model can no longer be saved or moved. Raises ValueError elsewhere
+        Weights are symmetric for each output row, activations are quantized as they come. Embeddings, norms, heads and
+        caches become `dtype`: bfloat16 halves what a step reads, float32 is closer. Inference only; the model can no longer be saved or moved. Raises ValueError elsewhere
         than on a CPU: there, pass transformers' `quantization_config` to `from_pretrained`."""
         for stage in (self.semantic, self.coarse_acoustics, self.fine_acoustics):
             if stage.device.type != "cpu":
                 raise ValueError(f"`quantize_int8` is for CPUs, the model is on {stage.device}.")
             quantize_linears(stage.layers)
+            stage.to(dtype)
         return self
 
     def enable_cpu_offload(self, accelerator_id: int | None = 0, device: str | torch.device | None = None) -> None:
