@@ -58,7 +58,7 @@ class FastStep:
             wide = nn.functional.gelu(mlp_in(layer_norm(hidden, shape, *norm_2)))
             hidden = hidden + mlp_out(wide)
         hidden = layer_norm(hidden, shape, *self.norm)
-        if legal is not None and type(self.head) is nn.Linear:
+        if legal is not None and is_plain(self.head):
             return _product(hidden, self.head.weight[legal[0] : legal[1]], None)
         logits = self.head(hidden)
         return logits if legal is None else logits[:, legal[0] : legal[1]]
@@ -71,6 +71,11 @@ def fast_step(model) -> FastStep | None:
     return FastStep(model)
 
 
+def is_plain(module: nn.Module) -> bool:
+    """A linear layer whose weight may be read as it is: no subclass, no hook, no quantized or sharded tensor."""
+    return type(module) is nn.Linear and type(module.weight) is nn.Parameter and "_hf_hook" not in module.__dict__
+
+
 def _hooked(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
@@ -80,7 +85,7 @@ def _norm(norm: nn.LayerNorm) -> tuple[Tensor, Tensor | None, float]:
 
 
 def _linear(module: nn.Module) -> Callable[[Tensor], Tensor]:
-    if type(module) is not nn.Linear:
+    if not is_plain(module):
         return module
     weight, bias = module.weight, module.bias
     return lambda hidden: _product(hidden, weight, bias)

@@ -16,6 +16,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from .codec import BarkCodec, hooked_device
 from .configuration_bark import BarkCoarseConfig, BarkConfig, BarkFineConfig, BarkSemanticConfig, BarkSubModelConfig
 from .decoding import RowCache, SessionPool
+from .fast_step import is_plain
 from .generation_bark import BarkGenerationMixin
 from .generation_configuration_bark import BarkGenerationConfig
 
@@ -471,7 +472,7 @@ def _head(head: nn.Module, hidden: Tensor, logits_range: tuple[int, int] | None)
     if logits_range is None:
         return head(hidden)
     first, end = logits_range
-    if type(head) is nn.Linear and "_hf_hook" not in head.__dict__:
+    if is_plain(head):
         return nn.functional.linear(hidden, head.weight[first:end])
     return head(hidden)[..., first:end]
 
