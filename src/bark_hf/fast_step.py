@@ -58,7 +58,7 @@ class FastStep:
             wide = nn.functional.gelu(mlp_in(layer_norm(hidden, shape, *norm_2)))
             hidden = hidden + mlp_out(wide)
         hidden = layer_norm(hidden, shape, *self.norm)
-        if legal is not None and is_plain(self.head):
+        if legal is not None and is_plain(self.head) and self.head.bias is None:
             return _product(hidden, self.head.weight[legal[0] : legal[1]], None)
         logits = self.head(hidden)
         return logits if legal is None else logits[:, legal[0] : legal[1]]

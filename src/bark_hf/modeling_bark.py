@@ -472,7 +472,7 @@ def _head(head: nn.Module, hidden: Tensor, logits_range: tuple[int, int] | None)
     if logits_range is None:
         return head(hidden)
     first, end = logits_range
-    if is_plain(head):
+    if is_plain(head) and head.bias is None:
         return nn.functional.linear(hidden, head.weight[first:end])
     return head(hidden)[..., first:end]
 
