@@ -207,8 +207,9 @@ class BarkGenerationMixin:
         """Makes the blocks' linear layers int8, in place, for speed on a CPU; returns the model.
 
         Weights are symmetric for each output row, activations are quantized as they come. Embeddings, norms, heads and
-        caches become `dtype`: bfloat16 halves what a step reads, float32 is closer. Inference only; the model can no longer be saved or moved. Raises ValueError elsewhere
-        than on a CPU: there, pass transformers' `quantization_config` to `from_pretrained`."""
+        caches become `dtype`: bfloat16 halves what a step reads, float32 is closer. Inference only; the model can no
+        longer be saved or moved. Raises ValueError elsewhere than on a CPU: there, pass transformers'
+        `quantization_config` to `from_pretrained`."""
         for stage in (self.semantic, self.coarse_acoustics, self.fine_acoustics):
             if stage.device.type != "cpu":
                 raise ValueError(f"`quantize_int8` is for CPUs, the model is on {stage.device}.")
