@@ -1,6 +1,6 @@
 """`generate_many` against fixed batches: the same texts, seeds and lengths, in turn; a table, then one JSON line.
 
-Random weights never end by themselves, so EOS is made likely: lengths are geometric, one for each seed in both ways."""
+Random weights never end by themselves, so EOS is made likely: lengths are geometric, one for each seed."""
 
 import argparse
 import json
