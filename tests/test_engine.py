@@ -170,6 +170,30 @@ def test_sessions_are_kept_and_never_shared_copied_or_pickled(small):
     assert pool._free == []
 
 
+def test_steps_of_fixed_shapes_give_the_same(small, alone):
+    """What CUDA captures as graphs, run here without: padded rows, rounded lengths, rows that come and go."""
+    model = copy.deepcopy(small.model)
+    model.capture_steps()
+    items = [small.processor(text, voice_preset=voice) for text, voice in zip(TEXTS, PRESETS, strict=True)]
+    for batch_size in (1, 3):
+        for i, result in model.generate_many(items, batch_size=batch_size, seed=10, **BRIEF):
+            assert_same(alone[i], result)
+    kept = [session for _, session in model.sessions._free]
+    assert kept
+    assert all(session.static.captured for session in kept)
+    rows = {key[0] for session in kept for key in session.static.captured}
+    assert rows == {1, 2, 3}  # 3 slots: buckets of 1, 2 and all
+    model.capture_steps(False)
+    assert model.sessions._free == []
+    assert_same(alone[0], model.generate(**items[0], seed=10, return_dict_in_generate=True, **BRIEF))
+
+
+def test_warmup_leaves_sessions_for_the_next_call(small):
+    model = copy.deepcopy(small.model)
+    assert model.warmup(2) > 0
+    assert {session.cache.slots for _, session in model.sessions._free} == {2}
+
+
 def test_sessions_go_when_the_model_changes(small):
     model = copy.deepcopy(small.model)
     assert model.sessions._free == []

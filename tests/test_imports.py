@@ -9,7 +9,7 @@ import bark_hf
 
 PACKAGE = Path(bark_hf.__file__).parent
 RANKS = [
-    {"configuration_bark", "audio", "sampling", "fast_step"},
+    {"configuration_bark", "audio", "sampling", "fast_step", "static_step"},
     {
         "generation_configuration_bark",
         "generation_options",

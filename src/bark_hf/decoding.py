@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .fast_step import FastStep, fast_step
 from .sampling import draw, probabilities
+from .static_step import StaticStep
 
 
 class RowCache:
@@ -63,6 +64,7 @@ class DecodeSession:
         self.cache = RowCache(slots, min(capacity, model.config.block_size))
         self.lengths = [0] * slots
         self.fast: FastStep | None = None
+        self.static: StaticStep | None = None
 
     def prefill(self, first: int, prompts: list[dict[str, Tensor]], legal: tuple[int, int] | None) -> Tensor:
         """Starts the rows from number `first` on anew with a prompt each -> (n, V) logits after each prompt.
@@ -88,6 +90,10 @@ class DecodeSession:
         """(n,) ids for the first n rows, each appended to its row -> (n, V) logits for the next ones."""
         count = len(ids)
         lengths = self.lengths[:count]
+        self.lengths[:count] = [length + 1 for length in lengths]
+        if self.static is not None and self.fast is not None:
+            self.static.step = self.fast
+            return self.static(ids, lengths, legal)
         cache, longest = self.cache, max(lengths) + 1
         even = longest == min(lengths) + 1
         cache.rows, cache.limit = slice(0, count), longest
@@ -98,7 +104,6 @@ class DecodeSession:
         if not even:
             visible = torch.arange(longest, device=ids.device) <= cache.positions
             cache.mask = visible[:, None, None]
-        self.lengths[:count] = [length + 1 for length in lengths]
         if self.fast is not None:
             return self.fast(ids, cache, legal)
         return self._forward(legal, 0, input_ids=ids[:, None])
@@ -128,18 +133,23 @@ class SessionPool:
 
     KEPT = 4
 
-    def __init__(self):
+    def __init__(self, static: bool = False):
+        self.static = static  # steps of fixed shapes, captured as graphs on CUDA
         self._free: list[tuple[tuple, DecodeSession]] = []
         self._lock = threading.Lock()
         self._age = 0
 
     @contextmanager
     def session(self, model, slots: int, capacity: int) -> Iterator[DecodeSession]:
-        key = (id(model), slots, capacity, model.device, model.dtype)
+        # other parameters (an adapter) need a new session, and so do other addresses, where graphs hold them
+        weights = hash(tuple((id(w), w.data_ptr() if self.static else 0) for w in model.parameters()))
+        key = (id(model), weights, slots, capacity, model.device, model.dtype)
         with self._lock:
             found = [i for i, (other, _) in enumerate(self._free) if other == key]
             session = self._free.pop(found[0])[1] if found else DecodeSession(model, slots, capacity)
             age = self._age
+            if not found and self.static:
+                session.static = StaticStep(session.cache)
         session.fast = fast_step(model)
         yield session
         session.fast = None
@@ -153,10 +163,10 @@ class SessionPool:
             self._age += 1
 
     def __deepcopy__(self, memo) -> "SessionPool":
-        return SessionPool()
+        return SessionPool(self.static)
 
     def __reduce__(self):
-        return SessionPool, ()
+        return SessionPool, (self.static,)
 
 
 class Job(Protocol):

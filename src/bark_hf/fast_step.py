@@ -87,7 +87,8 @@ def _norm(norm: nn.LayerNorm) -> tuple[Tensor, Tensor | None, float]:
 def _linear(module: nn.Module) -> Callable[[Tensor], Tensor]:
     if not is_plain(module):
         return module
-    weight, bias = module.weight, module.bias
+    weight: Any = module.weight
+    bias: Any = module.bias
     return lambda hidden: _product(hidden, weight, bias)
 
 

@@ -2,6 +2,7 @@
 
 Knows nothing of the networks' insides or of files. Everything is checked before any network runs."""
 
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -202,6 +203,22 @@ class BarkGenerationMixin:
         return self.codec_model.decode_all(
             check_ids(fine, (k, None), vocabulary.codebook_size, f"fine codes ({k}, T)")
         )
+
+    def capture_steps(self, enabled: bool = True) -> None:
+        """Decodes by steps of fixed shapes, which CUDA captures as graphs, one for each bucket of rows and lengths.
+
+        Captures are made when first needed, kept with the sessions, and released by `capture_steps(False)` or by
+        moving the model. Elsewhere than on CUDA the shapes are fixed but nothing is captured. Never run on CUDA yet.
+        """
+        self.sessions.static = enabled
+        self.sessions.clear()
+
+    def warmup(self, batch_size: int = 1) -> float:
+        """Speaks a few ids for `batch_size` rows, so that caches are allocated and kernels chosen; returns seconds."""
+        start = time.perf_counter()
+        ids = torch.ones(batch_size, 1, dtype=torch.long)
+        self.generate(ids, seed=0, max_new_tokens=4, allow_early_stop=False)
+        return time.perf_counter() - start
 
     def quantize_int8(self, dtype: torch.dtype = torch.bfloat16) -> "BarkGenerationMixin":
         """Makes the blocks' linear layers int8, in place, for speed on a CPU; returns the model.

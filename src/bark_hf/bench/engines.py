@@ -49,12 +49,12 @@ class BarkHf:
     def __init__(self, source: str, dtype: str, device: torch.device, vocabulary: Vocabulary):
         from ..modeling_bark import BarkModel
 
-        if dtype == "int8" and not hasattr(BarkModel, "quantize_int8"):
-            raise ValueError("This bark_hf has no BarkModel.quantize_int8: leave int8 out of --dtype.")
         loaded = torch.float32 if dtype == "int8" else getattr(torch, dtype)
         self.model = BarkModel.from_pretrained(source, dtype=loaded).to(device).eval()
         if dtype == "int8":
             self.model.quantize_int8()
+        if torch.device(device).type == "cuda":
+            self.model.capture_steps()
 
     def semantic(self, text: Tensor, count: int, batch: int) -> int:
         made = self.model.generate_semantic(
