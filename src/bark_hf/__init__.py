@@ -10,6 +10,7 @@ from .generation_configuration_bark import (
 )
 from .generation_stages import Progress
 from .modeling_bark import BarkCoarseModel, BarkFineModel, BarkModel, BarkSemanticModel
+from .nano import nano
 from .pipeline import BarkPipeline
 from .processing_bark import BarkProcessor, VoicePresets
 from .register import register
@@ -36,5 +37,6 @@ __all__ = [
     "Progress",
     "Voice",
     "VoicePresets",
+    "nano",
     "register",
 ]
