@@ -1,16 +1,16 @@
 """`generate_many` against fixed batches: the same texts, seeds and lengths, in turn; a table, then one JSON line.
 
-Random weights never end by themselves, so EOS is made likely: lengths are geometric, one for each seed."""
+Random weights never end by themselves, so EOS is made likely: lengths are geometric, cut at 768, one for each seed."""
 
 import argparse
 import json
+import math
 import statistics
 import sys
 import time
 from pathlib import Path
 
 import torch
-from transformers import LogitsProcessorList
 
 import bark_hf
 from bark_hf.bench.machine import commit, hardware, versions
@@ -18,25 +18,24 @@ from bark_hf.bench.machine import commit, hardware, versions
 PLAIN = {"min_eos_p": None, "return_dict_in_generate": True}
 
 
-class LikelyEnd:
-    """Raises EOS by a constant in the semantic stage, so that a row ends after `mean` ids on average."""
+def build(layers: int, heads: int, width: int, dtype: torch.dtype, mean: int):
+    """Random weights whose semantic stage gives EOS a probability of 1 / mean, whatever the text.
 
-    def __init__(self, model, mean: int):
-        self.eos = model.generation_config.semantic_config.eos_token_id
-        self.vocabulary = model.config.semantic_config.output_vocab_size
-        self.raised = torch.tensor(self.eos / mean).log()
-
-    def __call__(self, ids, scores):
-        if scores.shape[1] == self.vocabulary:
-            scores[:, self.eos] += self.raised
-        return scores
-
-
-def build(layers: int, heads: int, width: int, dtype: torch.dtype):
-    sizes = {"num_layers": layers, "num_heads": heads, "hidden_size": width, "bias": False}
+    One number of the last hidden state is made a constant, and the EOS row of the head reads that number alone."""
+    sizes = {"num_layers": layers, "num_heads": heads, "hidden_size": width, "bias": True}
     torch.manual_seed(0)
     stages = dict.fromkeys(("semantic_config", "coarse_acoustics_config", "fine_acoustics_config"), sizes)
-    return bark_hf.BarkModel(bark_hf.BarkConfig(**stages)).to(dtype).eval()
+    model = bark_hf.BarkModel(bark_hf.BarkConfig(**stages)).eval()
+    eos = model.generation_config.semantic_config.eos_token_id
+    final, head = model.semantic.layernorm_final, model.semantic.lm_head.weight
+    with torch.no_grad():
+        final.weight[0], final.bias[0] = 0, 1
+        head[:, 0] = 0
+        head[eos] = 0
+        temperature = model.generation_config.semantic_config.temperature
+        others = head[:eos].var().item() * width / temperature**2 / 2  # log of the mean exponential of their scores
+        head[eos, 0] = temperature * (math.log(eos / mean) + others)
+    return model.to(dtype)
 
 
 def fixed(model, texts: torch.Tensor, size: int, **options) -> list:
@@ -65,14 +64,13 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    model = build(*map(int, arguments.size.split("x")), getattr(torch, arguments.dtype))
+    model = build(*map(int, arguments.size.split("x")), getattr(torch, arguments.dtype), arguments.mean)
     texts = torch.randint(1, 20_000, (arguments.texts, 20), generator=torch.Generator().manual_seed(1))
-    processor = LogitsProcessorList([LikelyEnd(model, arguments.mean)])
     ways, seconds, made = {"fixed": fixed, "generate_many": many}, {"fixed": [], "generate_many": []}, {}
     for number in range(arguments.rounds):
         for name, way in ways.items():
             start = time.perf_counter()
-            made[name] = way(model, texts, arguments.batch_size, logits_processor=processor)
+            made[name] = way(model, texts, arguments.batch_size)
             seconds[name].append(time.perf_counter() - start)
             print(f"round {number + 1}: {name} {seconds[name][-1]:.1f} s", file=sys.stderr)
     frames = sorted(codes.shape[1] for codes in made["fixed"])

@@ -281,6 +281,14 @@ def test_an_int8_model_speaks_much_like_the_float_one(small):
     assert len(model.generate(**small.processor("Hello"), seed=1, **BRIEF)[0])
 
 
+@pytest.mark.parametrize(("capability", "dtype"), [("amx_bf16", torch.bfloat16), ("avx2", torch.float32)])
+def test_what_is_not_int8_takes_the_type_that_the_cpu_computes_in(small, monkeypatch, capability, dtype):
+    """bfloat16 attention without bfloat16 instructions takes twice as long as float32's."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {capability: True}, raising=False)
+    model = copy.deepcopy(small.model).quantize_int8()
+    assert {stage.dtype for stage in (model.semantic, model.coarse_acoustics, model.fine_acoustics)} == {dtype}
+
+
 def test_an_int8_model_is_neither_saved_nor_made_elsewhere_than_on_a_cpu(small, tmp_path):
     model = copy.deepcopy(small.model).quantize_int8()
     with pytest.raises(TypeError, match="not saved"):

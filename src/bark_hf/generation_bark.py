@@ -17,7 +17,7 @@ from .generation_configuration_bark import BarkGenerationConfig
 from .generation_inputs import check_batch_size, check_ids, check_texts, check_voices
 from .generation_options import all_options, stage_options
 from .generation_run import Request, Run, warn_silent
-from .quantization import quantize_linears
+from .quantization import computes_bfloat16, quantize_linears
 from .sampling import MAX_SEED, row_seeds
 from .vocabulary import Vocabulary
 from .voices import Voice
@@ -220,13 +220,15 @@ class BarkGenerationMixin:
         self.generate(ids, seed=0, max_new_tokens=4, allow_early_stop=False)
         return time.perf_counter() - start
 
-    def quantize_int8(self, dtype: torch.dtype = torch.bfloat16) -> "BarkGenerationMixin":
+    def quantize_int8(self, dtype: torch.dtype | None = None) -> "BarkGenerationMixin":
         """Makes the blocks' linear layers int8, in place, for speed on a CPU; returns the model.
 
         Weights are symmetric for each output row, activations are quantized as they come. Embeddings, norms, heads and
-        caches become `dtype`: bfloat16 halves what a step reads, float32 is closer. Inference only; the model can no
-        longer be saved or moved. Raises ValueError elsewhere than on a CPU: there, pass transformers'
-        `quantization_config` to `from_pretrained`."""
+        caches become `dtype`, by default the faster one here: bfloat16 where the CPU computes in it (it halves what a
+        step reads), else float32, which is closer. Inference only; the model can no longer be saved or moved. Raises
+        ValueError elsewhere than on a CPU: there, pass transformers' `quantization_config` to `from_pretrained`."""
+        if dtype is None:
+            dtype = torch.bfloat16 if computes_bfloat16() else torch.float32
         for stage in (self.semantic, self.coarse_acoustics, self.fine_acoustics):
             if stage.device.type != "cpu":
                 raise ValueError(f"`quantize_int8` is for CPUs, the model is on {stage.device}.")
