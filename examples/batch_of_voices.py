@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from bark_hf import BarkModel, BarkProcessor
-from bark_hf.audio import write_wav
+from bark_hf.audio import write_audio
 
 TEXTS = ["Hello, my dog is cute.", "And mine can sing. ♪", "[laughs] They should meet."]
 
@@ -17,7 +17,7 @@ def main(source: str, folder: str, *voices: str) -> None:
     Path(folder).mkdir(parents=True, exist_ok=True)
     for i, length in enumerate(out.audio_lengths.tolist()):
         path = Path(folder) / f"{i}.wav"
-        write_wav(path, out.audio[i, :length].cpu().numpy(), out.sampling_rate)
+        write_audio(path, out.audio[i, :length].cpu().numpy(), out.sampling_rate)
         print(f"{path}: {length / out.sampling_rate:.2f} s, seed {out.seeds[i]}")
 
 

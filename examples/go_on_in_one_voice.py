@@ -6,7 +6,7 @@ import sys
 import numpy as np
 
 from bark_hf import BarkModel, BarkProcessor
-from bark_hf.audio import write_wav
+from bark_hf.audio import write_audio
 
 
 def main(source: str, output: str, text: str) -> None:
@@ -21,7 +21,7 @@ def main(source: str, output: str, text: str) -> None:
         if voice is None:
             voice = out.voice(0)  # a fixed voice: looping the last one back degrades slowly
         print(f"{number + 1}/{len(sentences)}: {sentence}", file=sys.stderr)
-    write_wav(output, np.concatenate(parts), model.generation_config.sample_rate)
+    write_audio(output, np.concatenate(parts), model.generation_config.sample_rate)
 
 
 if __name__ == "__main__":

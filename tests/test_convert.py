@@ -662,15 +662,13 @@ def test_a_bank_is_less_than_half_of_suno_like_files(small, tmp_path):
 
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()], ids=["error", "interrupt"])
 def test_a_failed_bank_leaves_the_old_one(small, tmp_path, monkeypatch, error):
-    from bark_hf.convert import presets
-
-    def half(voices, path):
+    def half(tensors, path):
         path.write_bytes(b"half")
         raise error
 
     bank = tmp_path / "bank.safetensors"
     bank.write_bytes(b"old")
-    monkeypatch.setattr(presets, "save_bank", half)
+    monkeypatch.setattr(bark_hf.voices, "save_file", half)
     with pytest.raises(type(error)):
         convert_voice_presets(small.folder / "presets", bank)
     assert bank.read_bytes() == b"old"

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from bark_hf import BarkProcessor, Voice, VoicePresets, processing_bark
+from bark_hf import BarkProcessor, Voice, VoicePresets, voice_presets
 
 KEYS = ("semantic_prompt", "coarse_prompt", "fine_prompt")
 
@@ -249,7 +249,7 @@ def no_lookups(monkeypatch):
         def cached_file(*args, **kwargs):
             raise AssertionError(f"a lookup of {args}")
 
-        monkeypatch.setattr(processing_bark, "cached_file", cached_file)
+        monkeypatch.setattr(voice_presets, "cached_file", cached_file)
 
     return forbid
 

@@ -1,6 +1,8 @@
 """Bark, Suno's text-to-audio model, as a first-class Hugging Face model."""
 
+from .cloning import clone_voice
 from .configuration_bark import BarkCoarseConfig, BarkConfig, BarkFineConfig, BarkSemanticConfig
+from .configuration_semantic_tokenizer import BarkSemanticTokenizerConfig
 from .generation_bark import BarkGenerateOutput
 from .generation_configuration_bark import (
     BarkCoarseGenerationConfig,
@@ -10,10 +12,12 @@ from .generation_configuration_bark import (
 )
 from .generation_stages import Progress
 from .modeling_bark import BarkCoarseModel, BarkFineModel, BarkModel, BarkSemanticModel
+from .modeling_semantic_tokenizer import BarkSemanticTokenizer
 from .nano import nano
 from .pipeline import BarkPipeline
 from .processing_bark import BarkProcessor, VoicePresets
 from .register import register
+from .similarity import speaker_similarity
 from .voices import Voice
 
 __version__ = "0.1.0"
@@ -34,9 +38,13 @@ __all__ = [
     "BarkSemanticConfig",
     "BarkSemanticGenerationConfig",
     "BarkSemanticModel",
+    "BarkSemanticTokenizer",
+    "BarkSemanticTokenizerConfig",
     "Progress",
     "Voice",
     "VoicePresets",
+    "clone_voice",
     "nano",
     "register",
+    "speaker_similarity",
 ]

@@ -25,6 +25,7 @@ class BarkCodec(EncodecModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _keep_in_fp32_modules_strict = {"encoder", "decoder", "quantizer"}
+    _keys_to_ignore_on_load_unexpected = [r"^(semantic|coarse_acoustics|fine_acoustics)\."]  # of a whole Bark
 
     @property
     def device(self) -> torch.device:

@@ -24,6 +24,19 @@ class Progress(NamedTuple):
     ids: Tensor | None = None
 
 
+def semantic_prompt(text: Tensor, voice, vocabulary: Vocabulary) -> dict[str, Tensor]:
+    """input_ids (257,): the text padded on the right, the infer token; history_ids (256,), pads without a voice."""
+    v, width = vocabulary, vocabulary.max_input_semantic_length
+    history = torch.zeros(0, dtype=torch.long)
+    if voice is not None:
+        history = torch.tensor(voice["semantic_prompt"])[-width:]
+    text = nn.functional.pad(v.encode_text(text), (0, width - len(text)), value=v.text_pad_token)
+    return {
+        "input_ids": nn.functional.pad(text, (0, 1), value=v.semantic_infer_token),
+        "history_ids": nn.functional.pad(history, (0, width - len(history)), value=v.semantic_pad_token),
+    }
+
+
 class SemanticJob:
     """One text on its way to semantic ids: 256 text positions plus history, the infer token, then up to 768 ids."""
 
@@ -39,17 +52,8 @@ class SemanticJob:
         self._ids: list[Tensor] = []
 
     def prompt(self) -> dict[str, Tensor]:
-        """input_ids (257,): the text padded on the right, the infer token; history_ids (256,), pads without one."""
         self.stale = False
-        v, width = self.vocabulary, self.vocabulary.max_input_semantic_length
-        history = torch.zeros(0, dtype=torch.long)
-        if self.voice is not None:
-            history = torch.tensor(self.voice["semantic_prompt"])[-width:]
-        text = nn.functional.pad(v.encode_text(self.text), (0, width - len(self.text)), value=v.text_pad_token)
-        return {
-            "input_ids": nn.functional.pad(text, (0, 1), value=v.semantic_infer_token),
-            "history_ids": nn.functional.pad(history, (0, width - len(history)), value=v.semantic_pad_token),
-        }
+        return semantic_prompt(self.text, self.voice, self.vocabulary)
 
     def budget(self) -> int:
         return self.total - self.drawn
@@ -100,7 +104,7 @@ class CoarseJob:
         kept = coarse[len(coarse) - n_coarse :][: -v.n_coarse_codebooks]
         return semantic[len(semantic) - n_semantic :], kept
 
-    def _first(self, draw: int) -> int:
+    def first(self, draw: int) -> int:
         """The first semantic id that the window which begins at draw number `draw` sees."""
         at = self.n_semantic_history + round(draw / self.vocabulary.ratio)
         return max(0, at - self.vocabulary.max_semantic_history(self.options.max_coarse_history))
@@ -110,7 +114,7 @@ class CoarseJob:
         v = self.vocabulary
         self.stale = False
         self.window_end = self.drawn + self.options.sliding_window_len
-        semantic = self.semantic[self._first(self.drawn) :][: v.max_coarse_input_length]
+        semantic = self.semantic[self.first(self.drawn) :][: v.max_coarse_input_length]
         pad = v.max_coarse_input_length - len(semantic)
         semantic = nn.functional.pad(semantic, (0, pad), value=v.coarse_semantic_pad_token)
         infer = torch.tensor([v.coarse_infer_token])
@@ -129,7 +133,7 @@ class CoarseJob:
         self.drawn += len(ids)
         if self.drawn == self.window_end and not self.done:
             # where nothing is cut or shifted, the next window's input is the cache's content with ids appended
-            same = self._first(self.drawn) == self._first(begun)
+            same = self.first(self.drawn) == self.first(begun)
             if same and len(self.coarse) <= self.options.max_coarse_history:
                 self.window_end += self.options.sliding_window_len
             else:

@@ -323,8 +323,11 @@ class BarkCoarseModel(BarkCausalModel):
 class BarkCodebookEmbeddings(nn.ModuleList):
     """One embedding table for each codebook; called as one module, so that hooks on it see its output."""
 
-    def forward(self, input_ids: Tensor, codebook_idx: int) -> Tensor:
-        """(B, T, K) ids -> (B, T, D), the sum over codebooks 0..codebook_idx."""
+    def forward(self, input_ids: Tensor, codebook_idx: int | list[int]) -> Tensor:
+        """(B, T, K) ids -> (B, T, D), the sum over codebooks 0..codebook_idx, which may be each row's own."""
+        if not isinstance(codebook_idx, int):
+            rows = zip(input_ids.split(1), codebook_idx, strict=True)
+            return torch.cat([self.forward(row, codebook) for row, codebook in rows])
         embeds = self[0](input_ids[..., 0])
         for codebook in range(1, codebook_idx + 1):
             embeds = embeds + self[codebook](input_ids[..., codebook])
@@ -380,7 +383,7 @@ class BarkFineModel(BarkStage):
 
     def forward(
         self,
-        codebook_idx: int,
+        codebook_idx: int | Tensor,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
@@ -399,15 +402,18 @@ class BarkFineModel(BarkStage):
         `logits_range` cuts the vocabulary to [first, end).
 
         The input is the sum of the tables of codebooks 0..codebook_idx, so codebook_idx itself is read at its old id.
-        `labels` (B, T) are that codebook's ids, not shifted; -100 is ignored."""
-        codebook_idx = int(codebook_idx)
+        `codebook_idx` is one for all or (B,), each row's own. `labels` (B, T) are that codebook's ids, not shifted;
+        -100 is ignored."""
+        per_row = isinstance(codebook_idx, Tensor) and codebook_idx.dim() > 0
+        codebooks = codebook_idx.tolist() if per_row else [int(codebook_idx)]
         first, total = self.config.n_codes_given, self.config.n_codes_total
-        if not first <= codebook_idx < total:
+        if not all(first <= codebook < total for codebook in codebooks):
             raise ValueError(f"`codebook_idx` must be {first} to {total - 1}, got {codebook_idx}.")
         output_hidden_states, output_attentions, return_dict = self._flags(
             output_hidden_states, output_attentions, return_dict
         )
-        embeds = self._embeds(input_ids, inputs_embeds, lambda ids: self.input_embeds_layers(ids, codebook_idx))
+        upto = codebooks if per_row else codebooks[0]
+        embeds = self._embeds(input_ids, inputs_embeds, lambda ids: self.input_embeds_layers(ids, upto))
         position_ids = self._positions(embeds, position_ids, 0)
         mask = create_bidirectional_mask(
             config=self._mask_config(output_attentions), inputs_embeds=embeds, attention_mask=attention_mask
@@ -415,7 +421,10 @@ class BarkFineModel(BarkStage):
         hidden, all_hidden, attentions = self._run(
             embeds, mask, position_ids, None, output_hidden_states, output_attentions, last=logits_to_keep
         )
-        logits = _head(self.lm_heads[codebook_idx - first], _keep(hidden, logits_to_keep), logits_range)
+        rows = _keep(hidden, logits_to_keep).split(1 if per_row else len(hidden))
+        heads = [self.lm_heads[codebook - first] for codebook in codebooks]
+        parts = [_head(head, row, logits_range) for head, row in zip(heads, rows, strict=True)]
+        logits = torch.cat(parts) if per_row else parts[0]
         loss = None
         if labels is not None:
             loss = self.loss_function(logits, labels, vocab_size=self.config.output_vocab_size, **kwargs)

@@ -60,7 +60,8 @@ class BarkPipeline(TextToAudioPipeline):
 
     def preprocess(self, item: dict[str, Any], **kwargs) -> dict[str, Any]:
         """Resolves the voice; tokenization waits for `_forward`, which has the whole batch."""
-        return {**item, "voice": self.processor.voice(item["voice"]), "options": kwargs}
+        voice = self.processor.pick_voice(item["voice"], item["text"], item["seed"])
+        return {**item, "voice": self.processor.voice(voice), "options": kwargs}
 
     def _forward(self, batch: dict[str, Any], **kwargs) -> dict[str, Any]:
         alone = isinstance(batch["text"], str)

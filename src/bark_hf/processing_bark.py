@@ -1,76 +1,23 @@
-"""Text and voice names in, model inputs out: BERT tokenization, the checkpoint's voice presets, their files.
+"""Texts and voices in, model inputs out: BERT tokenization, and a voice for each text by name, language or draw.
 
-Knows nothing of networks. What it gives the model is plain mappings of arrays."""
+Knows nothing of networks or of voice files. What it gives the model is plain mappings of arrays."""
 
 import difflib
-import json
-import re
+import random
 import warnings
-from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from transformers import AutoTokenizer, BatchEncoding
 from transformers.processing_utils import ProcessorMixin
-from transformers.utils import cached_file
 
-from .voices import KEYS, Voice, save_bank
-
-BANK = "voices.safetensors"
-INDEX = "speaker_embeddings_path.json"
-_NAME = re.compile(r"[\w.\-]+(/[\w.\-]+)*")
-_HUB_KEYWORDS = (
-    "cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token",
-    "trust_remote_code",
-)  # fmt: skip
-
-
-class VoicePresets(Mapping):
-    """A checkpoint's voices by name. Arrays are read at first use and kept; later uses touch neither disk nor hub."""
-
-    def __init__(self, voices: Mapping[str, Any] | None = None):
-        self._voices: dict[str, Voice] = {}
-        self._readers: dict[str, Any] = {}
-        for name, voice in (voices or {}).items():
-            self.add(name, voice)
-
-    @classmethod
-    def from_pretrained(cls, source: str | Path, **hub) -> "VoicePresets":
-        """From a folder or hub id that holds `voices.safetensors`, `speaker_embeddings_path.json`, both or neither."""
-        presets = cls()
-        hub = {name: hub[name] for name in _HUB_KEYWORDS if name in hub and name != "trust_remote_code"}
-        if (index := _find(source, INDEX, **hub)) is not None:
-            presets._readers.update(_index_readers(source, Path(index), hub))
-        if (bank := _find(source, BANK, **hub)) is not None:
-            presets._readers.update(_bank_readers(Path(bank)))
-        return presets
-
-    def add(self, name: str, voice: Any) -> None:
-        """Adds or replaces a voice. Names are words of letters, digits, `.`, `_`, `-`, joined by `/`."""
-        if not _is_name(name):
-            raise ValueError(f"{name!r} cannot name a voice; use letters, digits, '.', '_', '-', joined by '/'.")
-        self._voices[name] = Voice.of(voice)
-
-    def __getitem__(self, name: str) -> Voice:
-        if name not in self._voices:
-            read = self._readers[name]
-            try:
-                self._voices[name] = Voice.of(read())
-            except Exception as error:
-                raise ValueError(f"The checkpoint's voice {name!r} cannot be read: {error}") from error
-        return self._voices[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(sorted({*self._voices, *self._readers}))
-
-    def __len__(self) -> int:
-        return len({*self._voices, *self._readers})
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._voices or name in self._readers
+from .languages import preset_language, text_language
+from .sampling import row_seeds
+from .voice_presets import BANK, HUB_KEYWORDS, INDEX, VoicePresets, save_npy
+from .voices import KEYS, Voice
 
 
 class BarkProcessor(ProcessorMixin):
@@ -87,7 +34,7 @@ class BarkProcessor(ProcessorMixin):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs) -> "BarkProcessor":
         """From a folder or hub id, ours or one in transformers' layout."""
-        hub = {name: kwargs[name] for name in _HUB_KEYWORDS if name in kwargs}
+        hub = {name: kwargs[name] for name in (*HUB_KEYWORDS, "trust_remote_code") if name in kwargs}
         tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **hub)
         return cls(tokenizer, VoicePresets.from_pretrained(pretrained_model_name_or_path, **hub))
 
@@ -100,8 +47,10 @@ class BarkProcessor(ProcessorMixin):
         folder = Path(save_directory)
         super().save_pretrained(folder)
         if len(self.voices):
-            save = save_bank if voice_layout == "safetensors" else _save_npy
-            save(self.voices, folder / (BANK if voice_layout == "safetensors" else INDEX))
+            if voice_layout == "safetensors":
+                self.voices.save(folder / BANK)
+            else:
+                save_npy(self.voices, folder / INDEX)
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs)
 
@@ -135,23 +84,51 @@ class BarkProcessor(ProcessorMixin):
             choice = "a voice of your own (this checkpoint has no presets)"
         raise ValueError(f"Unknown voice {preset!r}. Pass {choice}; or Voice.load(path), or a pathlib.Path.")
 
+    def pick_voice(self, preset: Any, text: str, seed: int | None = None) -> Any:
+        """The preset that `preset` stands for: "auto" the first one of the text's language (those under `v2/` before
+        others), "random" any, drawn from `seed` or torch's global generator; anything else stands for itself.
+
+        "auto" gives None, no voice, and warns where py3langid is missing, the text is too short to tell, or no preset
+        has its language: Bark then makes up a voice. A preset that is itself named "auto" or "random" wins."""
+        if not self._picks(preset):
+            return preset
+        if preset == "random":
+            if not len(self.voices):
+                raise ValueError('voice_preset="random" draws from the presets, and this checkpoint has none.')
+            (seed,) = row_seeds(1, seed)
+            return list(self.voices)[int(random.Random(seed).random() * len(self.voices))]
+        try:
+            language = text_language(text)
+        except ImportError as error:
+            reason = str(error)
+        else:
+            names = [name for name in self.voices if language and preset_language(name) == language]
+            if names:
+                return min(names, key=lambda name: (not name.startswith("v2/"), name))
+            reason = f"No preset speaks {language!r}." if language else f"Which language is {text!r:.60}? Too short."
+        warnings.warn(f'{reason} voice_preset="auto" speaks without a voice.', stacklevel=2)
+        return None
+
     def __call__(
         self,
         text: str | list[str] | None = None,
         voice_preset: Any = None,
         return_tensors: str = "pt",
         max_length: int = 256,
+        voice_seed: int | list[int] | None = None,
         **kwargs,
     ) -> BatchEncoding:
         """Texts -> input_ids (B, 256), attention_mask (B, 256) and, with voices, history_prompt for `generate`.
 
-        voice_preset: a preset's name, a `Voice`, a mapping of its arrays or a `Path`; one for all texts or a list with
-        one or None for each. White space is folded; what exceeds `max_length` ids is cut, with a warning.
+        voice_preset: a preset's name, a `Voice`, a mapping of its arrays or a `Path`; "auto" or "random" pick a preset
+        for each text (`pick_voice`); one for all texts or a list with one or None for each. voice_seed: repeats what
+        "random" draws: text i draws from voice_seed + i, or from its own seed in a list. White space is folded; what
+        exceeds `max_length` ids is cut, with a warning.
         Raises ValueError for empty texts, unknown voices and files that are no voices."""
         texts = _clean(text)
         if return_tensors not in ("pt", "np"):
             raise ValueError(f'`return_tensors` must be "pt" or "np", got {return_tensors!r}.')
-        voices = self._history(voice_preset, len(texts), return_tensors)
+        voices = self._history(voice_preset, texts, voice_seed, return_tensors)
         ours = ("padding", "truncation", "add_special_tokens", "return_attention_mask", "return_token_type_ids")
         kwargs = {name: value for name, value in kwargs.items() if name not in ours}
         encoded = self.tokenizer(texts, add_special_tokens=False, **kwargs)
@@ -182,18 +159,22 @@ class BarkProcessor(ProcessorMixin):
         own = {"processor_class": type(self).__name__}
         return {**own, "auto_map": self.auto_map} if hasattr(self, "auto_map") else own
 
-    def _history(self, preset: Any, rows: int, return_tensors: str):
+    def _picks(self, preset: Any) -> bool:
+        return isinstance(preset, str) and preset in ("auto", "random") and preset not in self.voices
+
+    def _history(self, preset: Any, texts: list[str], seed: int | list[int] | None, return_tensors: str):
+        if self._picks(preset):
+            preset = [preset] * len(texts)
         if not isinstance(preset, list | tuple):
             return _arrays(self.voice(preset), return_tensors)
-        if len(preset) != rows:
-            raise ValueError(f"`voice_preset` lists {len(preset)} voices for {rows} texts; pass one for each, or one.")
-        voices = [_arrays(self.voice(one), return_tensors) for one in preset]
+        if len(preset) != len(texts):
+            raise ValueError(
+                f"`voice_preset` lists {len(preset)} voices for {len(texts)} texts; pass one for each, or one."
+            )
+        seeds = [None] * len(texts) if seed is None else row_seeds(len(texts), seed)
+        picked = (self.pick_voice(*parts) for parts in zip(preset, texts, seeds, strict=True))
+        voices = [_arrays(self.voice(one), return_tensors) for one in picked]
         return voices if any(voice is not None for voice in voices) else None
-
-
-def _is_name(name: Any) -> bool:
-    """Names become paths when voices are saved one by one, so none may lead out of a folder."""
-    return isinstance(name, str) and _NAME.fullmatch(name) is not None and not {".", ".."} & {*name.split("/")}
 
 
 def _clean(text: Any) -> list[str]:
@@ -216,65 +197,3 @@ def _arrays(voice: Voice | None, return_tensors: str):
         return None
     convert = torch.tensor if return_tensors == "pt" else np.array
     return {key: convert(voice[key]) for key in KEYS}
-
-
-def _find(source: str | Path, name: str, **hub) -> str | None:
-    return cached_file(
-        str(source),
-        name,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-        **hub,
-    )
-
-
-def _bank_readers(path: Path) -> dict[str, Any]:
-    def read(name: str):
-        with safe_open(path, "np") as bank:
-            return {key: bank.get_tensor(f"{name}/{key}") for key in KEYS}
-
-    try:
-        with safe_open(path, "np") as bank:
-            names = {key.rpartition("/")[0] for key in bank.keys()}  # noqa: SIM118 (not a dict)
-    except Exception as error:
-        raise ValueError(f"{path} is not a safetensors file of voices: {error}") from error
-    return {name: lambda name=name: read(name) for name in names if _is_name(name)}
-
-
-def _index_readers(source, index: Path, hub: dict) -> dict[str, Any]:
-    """speaker_embeddings_path.json: preset -> three .npy files inside the checkpoint; other keys are no presets."""
-    entries = json.loads(index.read_text(encoding="utf-8"))
-    if not isinstance(entries, dict):
-        raise ValueError(f"{index} must hold a JSON object of presets.")
-
-    def read(name: str, files: Mapping):
-        arrays = {}
-        for key in KEYS:
-            relative = PurePosixPath(str(files.get(key, "")))
-            if relative.is_absolute() or ".." in relative.parts or relative.suffix != ".npy":
-                raise ValueError(f"Voice {name!r}: {key} must name an .npy file inside the checkpoint: {relative}.")
-            path = _find(source, str(relative), **hub)
-            if path is None:
-                raise ValueError(f"Voice {name!r}: the checkpoint has no file {relative}.")
-            arrays[key] = np.load(path, allow_pickle=False)
-        return arrays
-
-    return {
-        name: lambda name=name, files=files: read(name, files)
-        for name, files in entries.items()
-        if isinstance(files, Mapping) and _is_name(name)
-    }
-
-
-def _save_npy(voices: Mapping[str, Voice], index: Path) -> None:
-    """transformers' layout: three .npy files a voice and the JSON index beside them."""
-    entries: dict[str, Any] = {"repo_or_path": index.parent.name}
-    for name, voice in voices.items():
-        entries[name] = {}
-        for key in KEYS:
-            relative = f"speaker_embeddings/{name}_{key}.npy"
-            path = index.parent / relative
-            path.parent.mkdir(parents=True, exist_ok=True)
-            np.save(path, voice[key])
-            entries[name][key] = relative
-    index.write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")

@@ -43,7 +43,7 @@ class Int8Linear(nn.Module):
 
 
 def computes_bfloat16() -> bool:
-    """Whether this CPU has bfloat16 instructions; elsewhere attention in bfloat16 takes twice as long as in float32."""
+    """Whether this CPU has bfloat16 instructions; without them attention in it takes twice as long as in float32."""
     # torch.cpu.get_capabilities came after torch 2.4
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return any(capabilities.get(name, False) for name in ("amx_bf16", "avx512_bf16"))

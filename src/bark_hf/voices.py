@@ -1,6 +1,6 @@
-"""A voice (history prompt, speaker embedding): three arrays of token ids, their checks and their files.
+"""A voice (history prompt, speaker embedding): three arrays of token ids, their checks, cuts and files.
 
-Knows nothing of networks or of where a checkpoint keeps its presets (`processing_bark`)."""
+Knows nothing of networks or of where a checkpoint keeps its presets (`voice_presets`)."""
 
 import hashlib
 import zipfile
@@ -13,7 +13,11 @@ import numpy as np
 import torch
 from safetensors.numpy import load_file, save_file
 
+from .files import whole_file
+
 KEYS = {"semantic_prompt": 1, "coarse_prompt": 2, "fine_prompt": 2}
+SEMANTIC_RATE_HZ = 49.9  # as in the generation config, which ranks beside this file
+COARSE_RATE_HZ = 75
 _LAYOUT = "semantic_prompt (S,), coarse_prompt (2, T) and fine_prompt (8, T), integers, T/S about 1.5"
 
 
@@ -75,11 +79,46 @@ class Voice(Mapping):
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
-    def save(self, path: str | Path) -> None:
-        """Writes `.npz` (readable by the original) or `.safetensors`, by the path's ending; parents must exist."""
+    @classmethod
+    def concat(cls, *voices: Any) -> "Voice":
+        """One voice of several in time order; of more than 7 seconds the last 7 count, as in `trim`.
+
+        Any legal lengths add up to legal ones, because a ratio of sums lies between the ratios. Raises ValueError for
+        no voices, or voices with different numbers of codebooks."""
+        if not voices:
+            raise ValueError("Pass the voices to concatenate, at least one.")
+        parts = [cls.of(voice) for voice in voices]
+        codebooks = {(len(part.coarse_prompt), len(part.fine_prompt)) for part in parts}
+        if len(codebooks) > 1:
+            raise ValueError(f"The voices' codebooks (coarse, fine) differ: {sorted(codebooks)}; they must be equal.")
+        return cls(*(np.concatenate([part[key] for part in parts], axis=-1) for key in KEYS))
+
+    def trim(self, seconds: float) -> "Voice":
+        """The voice's last `seconds` to within 0.03 s (at least 0.04 s), or itself where it is no longer than that.
+
+        The stages read a voice's end: 256 semantic ids, then 315 frames, then 512 frames; so `trim(7)` changes no
+        result. Semantic ids and codes end together and are cut together, to an even number of semantic ids: each of
+        those has a legal number of frames. Raises ValueError for seconds that are not positive."""
+        if not seconds > 0:
+            raise ValueError(f"`seconds` must be positive, got {seconds}.")
+        if seconds >= self.seconds:
+            return self
+        semantic = 2 * max(1, round(seconds * SEMANTIC_RATE_HZ / 2))
+        frames = min(round(semantic * COARSE_RATE_HZ / SEMANTIC_RATE_HZ), self.coarse_prompt.shape[1])
+        return Voice(self.semantic_prompt[-semantic:], self.coarse_prompt[:, -frames:], self.fine_prompt[:, -frames:])
+
+    @property
+    def seconds(self) -> float:
+        """How much audio its codes are."""
+        return self.coarse_prompt.shape[1] / COARSE_RATE_HZ
+
+    def save(self, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
+        """Writes `.npz` (readable by the original) or `.safetensors`, by the path's ending; parents must exist.
+
+        metadata: goes into the header of `.safetensors`; `.npz` has no place for it (arrays alone)."""
         path = Path(path)
         if path.suffix == ".safetensors":
-            save_file({key: compact(self[key]) for key in KEYS}, path)
+            save_file({key: compact(self[key]) for key in KEYS}, path, dict(metadata) if metadata else None)
         elif path.suffix == ".npz":
             np.savez(
                 path,
@@ -135,8 +174,9 @@ def compact(array: np.ndarray) -> np.ndarray:
 
 
 def save_bank(voices: Mapping[str, Voice], path: str | Path) -> None:
-    """Many voices in one `.safetensors` file, tensors named `<voice>/<key>`."""
-    save_file({f"{name}/{key}": compact(voice[key]) for name, voice in voices.items() for key in KEYS}, path)
+    """Many voices in one `.safetensors` file, tensors named `<voice>/<key>`: beside its place first, then renamed."""
+    with whole_file(path) as beside:
+        save_file({f"{name}/{key}": compact(voice[key]) for name, voice in voices.items() for key in KEYS}, beside)
 
 
 def _array(key: str, value: Any, ndim: int) -> np.ndarray:

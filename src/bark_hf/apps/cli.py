@@ -1,7 +1,8 @@
-"""`bark-hf`: speak, list voices, convert checkpoints, measure speed. Parses, calls, prints.
+"""`bark-hf`: speak, list and clone voices, convert checkpoints, measure speed. Parses, calls, prints.
 
 Results go to files or stdout, talk goes to stderr; errors are one sentence and a non-zero exit code."""
 
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -71,8 +72,8 @@ class StageBars:
 )
 def speak(
     text: Annotated[str, typer.Argument(help="What to say; `-` reads it from stdin.")],
-    output: Annotated[str, typer.Option("--output", "-o", help="The WAV file; `-` writes to stdout.")] = "speech.wav",
-    voice: Annotated[str | None, typer.Option("--voice", "-v", help="A preset or a voice file.")] = None,
+    output: Annotated[str, typer.Option("--output", "-o", help="WAV, FLAC, MP3, OGG; `-` is stdout.")] = "speech.wav",
+    voice: Annotated[str | None, typer.Option("--voice", "-v", help="A preset, auto, random or a voice file.")] = None,
     model: Model = DEFAULT_MODEL,
     seed: Annotated[int | None, typer.Option(help="Repeats a result; without it every run differs.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps, ...; by default cuda, else cpu.")] = None,
@@ -85,14 +86,19 @@ def speak(
     max_duration: Annotated[float | None, typer.Option(help="Seconds at most; the model ends at about 15.")] = None,
     int8: Annotated[bool, typer.Option("--int8", help="Int8 blocks, the fastest on a CPU; other ids.")] = False,
     save_voice: Annotated[Path | None, typer.Option(help="Save the result as a voice, .npz or .safetensors.")] = None,
+    no_metadata: Annotated[bool, typer.Option("--no-metadata", help="Note no model, voice or seed there.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no closing line.")] = False,
 ) -> None:
-    """Text to a 24 kHz mono WAV file."""
-    from ..audio import wav_bytes, write_wav
+    """Text to a 24 kHz mono audio file, which notes model, voice and seed.
+
+    `--voice auto` picks a preset of the text's language, `--voice random` any preset, by the seed."""
+    from ..audio import check_ending, provenance, wav_bytes, write_audio
+    from ..sampling import row_seeds
 
     if text == "-":
         text = sys.stdin.read()
     if output != "-":
+        check_ending(output)
         _need_folder(Path(output))
     options = {
         "temperature": temperature,
@@ -107,50 +113,113 @@ def speak(
         _need_folder(save_voice)
         if save_voice.suffix not in (".npz", ".safetensors"):
             raise ValueError(f"--save-voice needs a name that ends in .npz or .safetensors, not {save_voice.name}.")
+    (seed,) = row_seeds(1, seed)
     bark, processor = _load(model, device, dtype, quiet)
     if int8:
         bark.quantize_int8()
-    inputs = processor(text, voice_preset=_voice(voice, processor))
+    preset = processor.pick_voice(_voice(voice, processor), text, seed)
+    history = processor.voice(preset)
+    inputs = processor(text, voice_preset=history)
     with StageBars() as bars:
         out = bark.generate(
             **inputs, seed=seed, streamer=None if quiet else bars, return_dict_in_generate=True, **options
         )
     audio = out.audio[0].cpu().numpy()
+    metadata = None
+    if not no_metadata:
+        name = Path(model).resolve().name if Path(model).is_dir() else model
+        metadata = provenance(model=name, voice=history.fingerprint if history is not None else None, seed=seed)
     if save_voice is not None:
-        out.voice(0).save(save_voice)
+        out.voice(0).save(save_voice, metadata)
     if output == "-":
-        sys.stdout.buffer.write(wav_bytes(audio, out.sampling_rate))
+        sys.stdout.buffer.write(wav_bytes(audio, out.sampling_rate, metadata))
         sys.stdout.buffer.flush()
     else:
-        write_wav(output, audio, out.sampling_rate)
+        write_audio(output, audio, out.sampling_rate, metadata)
     if not quiet:
         where = "stdout" if output == "-" else output
-        _say(f"{where}: {len(audio) / out.sampling_rate:.2f} s of audio, seed {out.seeds[0]}")
+        by = f", voice {preset}" if preset is not None else ""
+        _say(f"{where}: {len(audio) / out.sampling_rate:.2f} s of audio, seed {seed}{by}")
 
 
-@app.command(epilog="**Example**\n\n`bark-hf voices --model suno/bark-small | grep en_`")
+@app.command(
+    epilog="""**Examples**
+
+`bark-hf voices --model suno/bark-small | grep en_`
+
+`bark-hf voices mine.safetensors`"""
+)
 def voices(
+    bank: Annotated[Path | None, typer.Argument(help="A bank of voices, instead of a checkpoint.")] = None,
     model: Model = DEFAULT_MODEL,
-    names_only: Annotated[bool, typer.Option(help="Do not read the voices, list their names only.")] = False,
+    names_only: Annotated[bool, typer.Option(help="Names alone, without fetching voices from a hub.")] = False,
 ) -> None:
-    """The voice presets of a checkpoint: name, language, seconds of history."""
-    from ..generation_configuration_bark import BarkGenerationConfig
-    from ..processing_bark import VoicePresets
+    """The voices of a checkpoint or of a bank file: name, language, seconds."""
+    from ..languages import preset_language
+    from ..voice_presets import VoicePresets
 
-    presets = _from_checkpoint(VoicePresets, model)
+    presets = VoicePresets.load(bank) if bank is not None else _from_checkpoint(VoicePresets, model)
     if not len(presets):
         _say(f"{model} holds no voice presets")
         return
     if names_only:
         print("\n".join(presets))
         return
-    rate = BarkGenerationConfig().semantic_config.semantic_rate_hz
     table = Table(box=None, pad_edge=False)
     for column in ("voice", "language", "seconds"):
         table.add_column(column, justify="right" if column == "seconds" else "left")
-    for name, voice in presets.items():
-        table.add_row(name, _language(name), f"{len(voice.semantic_prompt) / rate:.1f}")
+    for name in presets:
+        table.add_row(name, preset_language(name), f"{presets.seconds(name):.1f}")
     Console().print(table)
+
+
+@app.command(
+    epilog="""**Examples**
+
+`bark-hf clone me.wav -o me.npz --tokenizer semantic-tokenizer --model suno/bark-small`
+
+`bark-hf clone anna.mp3 ben.flac -o both.safetensors --tokenizer semantic-tokenizer`"""
+)
+def clone(
+    recordings: Annotated[list[Path], typer.Argument(help="WAV, FLAC, MP3 or OGG, one voice each.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="A .npz or .safetensors; a bank for several voices.")],
+    tokenizer: Annotated[
+        str,
+        typer.Option(help="A folder or hub id; `python conversion/convert_semantic_tokenizer.py --help` makes one."),
+    ],
+    model: Model = DEFAULT_MODEL,
+) -> None:
+    """Recordings to voices for `bark-hf speak --voice`; clone only people who agreed to it.
+
+    Best are 4 to 12 seconds of one person in a quiet room that end after a sentence. Several recordings become one
+    bank, a `.safetensors` with voices named as the files are."""
+    from transformers.utils import logging
+
+    from ..audio import whole_or_not
+    from ..cloning import encode_voice
+    from ..codec import BarkCodec
+    from ..configuration_bark import BarkConfig
+    from ..generation_configuration_bark import BarkGenerationConfig
+    from ..modeling_semantic_tokenizer import BarkSemanticTokenizer
+    from ..voice_presets import VoicePresets
+
+    names = _voice_names(recordings, output)
+    prepared = [_prepared(path) for path in recordings]
+    logging.disable_progress_bar()
+    encoder = _from_checkpoint(BarkSemanticTokenizer, tokenizer, BarkSemanticTokenizer.config_class.model_type).eval()
+    config = _from_checkpoint(BarkConfig, model, BarkConfig.model_type).codec_config
+    codec = _from_checkpoint(BarkCodec, model, config=config, key_mapping={r"^codec_model\.": ""}).eval()
+    constants = _from_checkpoint(BarkGenerationConfig, model)
+    voices = {
+        name: encode_voice(samples, rate, encoder, codec, constants)
+        for name, (samples, rate) in zip(names, prepared, strict=True)
+    }
+    if len(voices) > 1:
+        VoicePresets(voices).save(output)
+    else:
+        with whole_or_not(output) as beside:
+            voices[names[0]].save(beside)
+    _say(f"{output}: {', '.join(f'{name} ({voice.seconds:.1f} s)' for name, voice in voices.items())}")
 
 
 @app.command(
@@ -310,11 +379,19 @@ def _load(model: str, device: str | None, dtype: Dtype, quiet: bool):
     return bark.to(place).eval(), processor
 
 
-def _from_checkpoint(loaded_class, model: str, **options):
-    """`from_pretrained` with an error that says, in a sentence, what to pass instead."""
+def _from_checkpoint(loaded_class, model: str, model_type: str | None = None, **options):
+    """`from_pretrained` with an error that says, in a sentence, what to pass instead.
+
+    With a model_type, a checkpoint of another is an error too: transformers would take what fits and draw the rest."""
+    from transformers import PreTrainedConfig
+
     if not Path(model).is_dir() and (model.count("/") > 1 or model.startswith((".", "~", "/"))):
         raise ValueError(f"There is no folder {model}. Pass a checkpoint's folder or a hub id like {DEFAULT_MODEL}.")
     try:
+        if model_type is not None:
+            found = PreTrainedConfig.get_config_dict(model)[0].get("model_type")
+            if found != model_type:
+                raise ValueError(f"its model_type is {found!r}, wanted is {model_type!r}")
         return loaded_class.from_pretrained(model, **options)
     except (OSError, ValueError, ImportError) as error:
         reason = " ".join(str(error).split())
@@ -328,9 +405,36 @@ def _voice(voice: str | None, processor):
     return voice
 
 
-def _language(name: str) -> str:
-    head, _, tail = name.rpartition("/")[2].partition("_")
-    return head if tail.startswith("speaker") else ""
+def _voice_names(recordings: list[Path], output: Path) -> list[str]:
+    """Names from the recordings' own, after a check that the output can hold as many."""
+    _need_folder(output)
+    if output.suffix not in (".npz", ".safetensors"):
+        raise ValueError(f"A voice is saved as .npz or .safetensors; --output is {output.name}.")
+    if len(recordings) > 1 and output.suffix != ".safetensors":
+        raise ValueError(f"Several voices are saved as one .safetensors; --output is {output.name}.")
+    names = [re.sub(r"[^\w.\-]+", "_", path.stem) for path in recordings]
+    if len(set(names)) < len(names):
+        raise ValueError(f"The recordings name the voices, so no two may be alike: {', '.join(names)}.")
+    return names
+
+
+def _prepared(path: Path):
+    """What of a recording is cloned, and its rate; says on stderr how it is."""
+    from ..audio import read_audio
+    from ..cloning import READ_SECONDS, prepare_reference
+
+    audio, rate = read_audio(path, READ_SECONDS)
+    try:
+        samples, report = prepare_reference(audio, rate)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    _say(
+        f"{path}: {report.seconds_kept:.1f} of {report.seconds_given:.1f} s kept, speech at {report.level:.0f} dBFS, "
+        f"noise floor at {report.noise_floor:.0f} dBFS, {report.clipped:.1%} clipped"
+    )
+    for sentence in report.advice:
+        _say(f"  {sentence}")
+    return samples, rate
 
 
 def _need_folder(path: Path) -> None:

@@ -3,8 +3,6 @@
 Stage by stage, so that memory peaks near one stage. The folder is written beside its place and renamed when whole."""
 
 import json
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from transformers.utils import logging
 
 from ..codec import BarkCodec
 from ..configuration_bark import BarkConfig
+from ..files import whole_folder
 from ..generation_configuration_bark import MARKER, BarkGenerationConfig
 from ..modeling_bark import BarkCoarseModel, BarkFineModel, BarkSemanticModel
 from ..processing_bark import BarkProcessor
@@ -62,25 +61,14 @@ def convert_checkpoint(
     source and result. report: gets a sentence for each step. Returns `output`.
     Raises ValueError, in a sentence, for a wrong file; nothing is left at `output` then."""
     output = Path(output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ValueError(f"{output} exists and is not an empty folder; name a new one.")
     sources = dict(zip(STAGES, (Path(text), Path(coarse), Path(fine)), strict=True))
     constants = _generation_config(generation_config)
     made_tokenizer = _tokenizer(tokenizer)
     presets = read_presets(Path(voices)) if voices is not None else None
-    output.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-    try:
+    with whole_folder(output) as work:
         _write(sources, Path(codec), made_tokenizer, presets, constants, dtype, max_shard_size, work, report)
         if verify:
             _verify(sources, work, dtype, report)
-        for path in (work, *work.rglob("*")):  # mkdtemp and safetensors write for the owner alone
-            path.chmod(0o755 if path.is_dir() else 0o644)
-        if output.exists():
-            output.rmdir()
-        work.rename(output)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     report(f"wrote {output}")
     return output
 

@@ -1,0 +1,188 @@
+"""Named voices: a checkpoint's presets or a bank file, listed without reading and read at first use.
+
+Knows nothing of texts or networks."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from safetensors import safe_open
+from transformers.utils import cached_file
+
+from .voices import COARSE_RATE_HZ, KEYS, Voice, save_bank
+
+BANK = "voices.safetensors"
+INDEX = "speaker_embeddings_path.json"
+HUB_KEYWORDS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+_NAME = re.compile(r"[\w.\-]+(/[\w.\-]+)*")
+
+
+class VoicePresets(Mapping):
+    """Voices by name. Arrays are read at first use and kept; later uses touch neither disk nor hub."""
+
+    def __init__(self, voices: Mapping[str, Any] | None = None):
+        self._voices: dict[str, Voice] = {}
+        self._files: dict[str, _InBank | _InIndex] = {}
+        for name, voice in (voices or {}).items():
+            self.add(name, voice)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, **hub) -> "VoicePresets":
+        """From a folder or hub id that holds `voices.safetensors`, `speaker_embeddings_path.json`, both or neither."""
+        presets = cls()
+        hub = {name: hub[name] for name in HUB_KEYWORDS if name in hub}
+        if (index := _find(source, INDEX, **hub)) is not None:
+            presets._files.update(_index(source, Path(index), hub))
+        if (bank := _find(source, BANK, **hub)) is not None:
+            presets._files.update(_bank(Path(bank)))
+        return presets
+
+    @classmethod
+    def load(cls, path: str | Path) -> "VoicePresets":
+        """Opens a bank, a `.safetensors` file of many voices. Raises ValueError for a file that is none."""
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"No bank of voices at {path}.")
+        presets = cls()
+        presets._files.update(_bank(path))
+        if not len(presets):
+            raise ValueError(f"{path} is no bank of voices; a file of one voice is opened by Voice.load.")
+        return presets
+
+    def save(self, path: str | Path) -> None:
+        """Writes all voices into one bank, a `.safetensors` file that `load` opens: whole, or not at all."""
+        path = Path(path)
+        if path.suffix != ".safetensors":
+            raise ValueError(f"A bank of voices is saved as .safetensors, not as {path.name!r}.")
+        if not len(self):
+            raise ValueError("There are no voices to save.")
+        save_bank(self, path)
+
+    def add(self, name: str, voice: Any) -> None:
+        """Adds or replaces a voice. Names are words of letters, digits, `.`, `_`, `-`, joined by `/`."""
+        if not _is_name(name):
+            raise ValueError(f"{name!r} cannot name a voice; use letters, digits, '.', '_', '-', joined by '/'.")
+        self._voices[name] = Voice.of(voice)
+
+    def seconds(self, name: str) -> float:
+        """How long a voice is. Of one that is not in memory only the shape is read."""
+        if name in self._voices:
+            return self._voices[name].seconds
+        file = self._files[name]
+        try:
+            return file.frames() / COARSE_RATE_HZ
+        except Exception as error:
+            raise ValueError(f"The voice {name!r} cannot be read: {error}") from error
+
+    def __getitem__(self, name: str) -> Voice:
+        if name not in self._voices:
+            file = self._files[name]
+            try:
+                self._voices[name] = Voice.of(file.read())
+            except Exception as error:
+                raise ValueError(f"The voice {name!r} cannot be read: {error}") from error
+        return self._voices[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted({*self._voices, *self._files}))
+
+    def __len__(self) -> int:
+        return len({*self._voices, *self._files})
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._voices or name in self._files
+
+
+@dataclass(frozen=True)
+class _InBank:
+    """A voice that is still in a bank file."""
+
+    path: Path
+    name: str
+
+    def read(self) -> dict[str, np.ndarray]:
+        with safe_open(self.path, "np") as bank:
+            return {key: bank.get_tensor(f"{self.name}/{key}") for key in KEYS}
+
+    def frames(self) -> int:
+        with safe_open(self.path, "np") as bank:
+            return bank.get_slice(f"{self.name}/coarse_prompt").get_shape()[1]
+
+
+@dataclass(frozen=True)
+class _InIndex:
+    """A voice that is still in three .npy files of a checkpoint; `files`: key -> path inside the checkpoint."""
+
+    source: str | Path
+    files: Mapping[str, Any]
+    hub: Mapping[str, Any]
+
+    def read(self) -> dict[str, np.ndarray]:
+        return {key: np.load(self._path(key), allow_pickle=False) for key in KEYS}
+
+    def frames(self) -> int:
+        return np.load(self._path("coarse_prompt"), mmap_mode="r", allow_pickle=False).shape[1]
+
+    def _path(self, key: str) -> str:
+        relative = PurePosixPath(str(self.files.get(key, "")))
+        if relative.is_absolute() or ".." in relative.parts or relative.suffix != ".npy":
+            raise ValueError(f"{key} must name an .npy file inside the checkpoint: {relative}.")
+        path = _find(self.source, str(relative), **self.hub)
+        if path is None:
+            raise ValueError(f"the checkpoint has no file {relative}.")
+        return path
+
+
+def _bank(path: Path) -> dict[str, _InBank]:
+    """Tensors named `<voice>/<key>`; others are no voices."""
+    try:
+        with safe_open(path, "np") as bank:
+            names = {key.rpartition("/")[0] for key in bank.keys()}  # noqa: SIM118 (not a dict)
+    except Exception as error:
+        raise ValueError(f"{path} is not a safetensors file of voices: {error}") from error
+    return {name: _InBank(path, name) for name in names if _is_name(name)}
+
+
+def _index(source: str | Path, index: Path, hub: dict) -> dict[str, _InIndex]:
+    """speaker_embeddings_path.json: preset -> three .npy files inside the checkpoint; other keys are no presets."""
+    entries = json.loads(index.read_text(encoding="utf-8"))
+    if not isinstance(entries, dict):
+        raise ValueError(f"{index} must hold a JSON object of presets.")
+    return {
+        name: _InIndex(source, files, hub)
+        for name, files in entries.items()
+        if isinstance(files, Mapping) and _is_name(name)
+    }
+
+
+def _is_name(name: Any) -> bool:
+    """Names become paths when voices are saved one by one, so none may lead out of a folder."""
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None and not {".", ".."} & {*name.split("/")}
+
+
+def _find(source: str | Path, name: str, **hub) -> str | None:
+    return cached_file(
+        str(source),
+        name,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        **hub,
+    )
+
+
+def save_npy(voices: Mapping[str, Voice], index: Path) -> None:
+    """transformers' layout: three .npy files a voice and the JSON index beside them."""
+    entries: dict[str, Any] = {"repo_or_path": index.parent.name}
+    for name, voice in voices.items():
+        entries[name] = {}
+        for key in KEYS:
+            relative = f"speaker_embeddings/{name}_{key}.npy"
+            path = index.parent / relative
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.save(path, voice[key])
+            entries[name][key] = relative
+    index.write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
