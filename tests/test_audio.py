@@ -9,7 +9,7 @@ import tracemalloc
 import numpy as np
 import pytest
 import soundfile
-from synthetic import speech
+from synthetic import noise, speech
 
 import bark_hf
 from bark_hf.audio import (
@@ -24,9 +24,9 @@ from bark_hf.audio import (
     to_mono,
     to_pcm16,
     wav_bytes,
-    whole_or_not,
     write_audio,
 )
+from bark_hf.files import whole_file
 
 RATE = 24_000
 TONE = (0.4 * np.sin(2 * np.pi * 440 / RATE * np.arange(RATE))).astype(np.float32)
@@ -121,14 +121,28 @@ def test_what_no_file_can_hold_is_refused(tmp_path):
     assert soundfile.info(tmp_path / "x.wav").frames == 0
 
 
-def test_an_interruption_leaves_what_was_there(tmp_path):
+def test_an_interruption_leaves_what_was_there(tmp_path, monkeypatch):
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    path = tmp_path / "x.wav"
+    write_audio(path, TONE, RATE)
+    before = path.read_bytes()
+    monkeypatch.setattr(type(path), "replace", interrupt)
+    with contextlib.suppress(KeyboardInterrupt):
+        write_audio(path, -TONE, RATE)
+    assert path.read_bytes() == before
+    assert [one.name for one in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_whole_file_takes_the_old_ones_place_at_the_end(tmp_path):
     path = tmp_path / "x.npz"
     path.write_text("old")
-    with contextlib.suppress(KeyboardInterrupt), whole_or_not(path) as beside:
+    with contextlib.suppress(KeyboardInterrupt), whole_file(path) as beside:
         beside.write_text("half")
         raise KeyboardInterrupt
     assert (path.read_text(), len(list(tmp_path.iterdir()))) == ("old", 1)
-    with whole_or_not(path) as beside:
+    with whole_file(path) as beside:
         assert (beside.suffix, beside.parent) == (".npz", tmp_path)
         beside.write_text("new")
     assert (path.read_text(), len(list(tmp_path.iterdir()))) == ("new", 1)
@@ -167,6 +181,30 @@ def test_no_more_of_an_hour_is_read_than_asked_for(tmp_path):
     assert (len(samples), rate) == (20_000, 8000)
     assert peak < 1_000_000
     assert len(read_audio(path, max_seconds=1e9)[0]) == 3600 * 8000
+
+
+def test_blocks_of_an_mp3_join_without_a_seam():
+    """A seek between two blocks, even to where one is, loses the bits that MP3 frames borrow from earlier ones."""
+    data = io.BytesIO(audio_bytes(noise(10, RATE, level=0.1), RATE, ".mp3"))
+    whole, _ = soundfile.read(data, dtype="float32")
+    data.seek(0)
+    np.testing.assert_allclose(read_audio(data)[0], whole, atol=1e-6)
+
+
+@pytest.mark.parametrize("length", [0, 15 << 32])  # 0: a stream whose encoder could not know; 240 GiB of float32
+def test_a_flac_whose_header_does_not_know_its_length_is_read(length, tmp_path):
+    flac = io.BytesIO()
+    soundfile.write(flac, TONE, RATE, format="FLAC")
+    data = bytearray(flac.getvalue())
+    data[21] = data[21] & 0xF0 | length >> 32  # STREAMINFO's count of samples, 36 bits
+    data[22:26] = (length & 0xFFFFFFFF).to_bytes(4, "big")
+    (tmp_path / "x.flac").write_bytes(data)
+    tracemalloc.start()
+    samples, _ = read_audio(tmp_path / "x.flac")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    np.testing.assert_allclose(samples, TONE, atol=1e-4)
+    assert peak < 2_000_000
 
 
 def test_files_that_are_no_audio_are_said_in_a_sentence(tmp_path):

@@ -68,7 +68,8 @@ def test_loudness_channels_offset_and_silence_do_not_count():
     assert wanted.shape == (40,)
     np.testing.assert_allclose(mfcc_pitch_statistics(0.01 * wave + 0.1, RATE), wanted, atol=0.02)
     np.testing.assert_allclose(mfcc_pitch_statistics(np.stack([wave, wave], axis=1), RATE), wanted, atol=1e-6)
-    padded = np.concatenate([np.zeros(RATE, np.float32), wave, noise(2, level=1e-4)])
+    hum = 0.002 * np.sin(2 * np.pi * 100 * np.arange(3 * RATE, dtype=np.float32) / RATE)
+    padded = np.concatenate([np.zeros(RATE, np.float32), hum, wave, noise(2, level=1e-4)])
     np.testing.assert_allclose(mfcc_pitch_statistics(padded, RATE), wanted, atol=0.3)
 
 

@@ -11,6 +11,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from .files import whole_file
+
 FORMATS = {
     ".wav": ("WAV", "PCM_16"),
     ".flac": ("FLAC", "PCM_16"),
@@ -68,20 +70,8 @@ def write_audio(
 ) -> None:
     """Writes (N,) samples as WAV, FLAC, MP3 or OGG by the path's ending; see `audio_bytes`. Whole or not at all."""
     path = Path(path)
-    with whole_or_not(path) as beside:
+    with whole_file(path) as beside:
         beside.write_bytes(audio_bytes(audio, sample_rate, path.suffix, metadata))
-
-
-@contextmanager
-def whole_or_not(path: str | Path) -> Iterator[Path]:
-    """A path beside `path`, same ending, to write to: it takes `path`'s place at the end, and no failure leaves it."""
-    path = Path(path)
-    beside = path.with_name(f".part-{path.name}")
-    try:
-        yield beside
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def check_ending(path: str | Path) -> None:
@@ -123,7 +113,7 @@ def read_audio(path: str | Path | BinaryIO, max_seconds: float | None = None) ->
                 blocks.append(block)
                 left -= len(block)
         except soundfile.LibsndfileError as error:
-            raise ValueError(f"{_name(path)} is damaged: {error.error_string} Export it again.") from error
+            raise ValueError(f"{_name(path)} is damaged; record or export it again.") from error
         rate = file.samplerate
     if not blocks:
         raise ValueError(f"{_name(path)} is an audio file without samples.")
@@ -169,6 +159,8 @@ def _opened(path: str | Path | BinaryIO) -> Iterator[Any]:
             f"{_name(path)} is no audio file that can be read here: pass WAV, FLAC, MP3 or OGG, or convert it first "
             "(ffmpeg -i FILE me.wav)."
         ) from error
+    # else soundfile seeks to where it is after each block: noise in an MP3, an error in a FLAC of unknown length
+    file.seekable = lambda: False
     with file:
         yield file
 

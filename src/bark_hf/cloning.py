@@ -148,7 +148,8 @@ def encode_voice(
     wave = torch.from_numpy(resample(samples, sampling_rate, codec.config.sampling_rate))
     codes = codec.encode_all([wave], vocabulary.n_fine_codebooks)[0]
     ids, frames = aligned(len(semantic), codes.shape[1], tokenizer.frame_rate, vocabulary)
-    voice = Voice(semantic[ids], codes[: vocabulary.n_coarse_codebooks, frames], codes[:, frames])
+    fine = codes[:, frames].cpu().numpy()
+    voice = Voice(semantic[ids].cpu().numpy(), fine[: vocabulary.n_coarse_codebooks], fine)
     voice.check_ranges(
         vocabulary.semantic_vocab_size,
         vocabulary.codebook_size,

@@ -276,16 +276,16 @@ class BarkGenerationMixin:
 def _requests(inputs: Iterable[Any], processor, seed: int | None, vocabulary: Vocabulary) -> Iterator[Request]:
     """Each input of `generate_many`, checked when it is read."""
     for index, one in enumerate(inputs):
+        (row_seed,) = row_seeds(1, None if seed is None else (seed + index) % (MAX_SEED + 1))
         if isinstance(one, str) or (isinstance(one, tuple) and len(one) == 2):
             if processor is None:
                 raise ValueError(f"Input {index} is a text: pass `processor=`, or what the processor gives for it.")
             text, voice = (one, None) if isinstance(one, str) else one
-            one = processor(text, voice_preset=voice)
+            one = processor(text, voice_preset=voice, voice_seed=row_seed)
         if not hasattr(one, "keys") or "input_ids" not in one:
             raise ValueError(f"Input {index} must be what the processor gives for one text, got {type(one).__name__}.")
         texts = check_texts(one["input_ids"], one.get("attention_mask"), vocabulary)
         if len(texts) != 1:
             raise ValueError(f"Input {index} holds {len(texts)} texts; pass one at a time.")
         (voice,) = check_voices(one.get("history_prompt"), 1, vocabulary)
-        (row_seed,) = row_seeds(1, None if seed is None else (seed + index) % (MAX_SEED + 1))
         yield Request(index, texts[0], voice, row_seed)

@@ -195,10 +195,10 @@ def clone(
     bank, a `.safetensors` with voices named as the files are."""
     from transformers.utils import logging
 
-    from ..audio import whole_or_not
     from ..cloning import encode_voice
     from ..codec import BarkCodec
     from ..configuration_bark import BarkConfig
+    from ..files import whole_file
     from ..generation_configuration_bark import BarkGenerationConfig
     from ..modeling_semantic_tokenizer import BarkSemanticTokenizer
     from ..voice_presets import VoicePresets
@@ -217,7 +217,7 @@ def clone(
     if len(voices) > 1:
         VoicePresets(voices).save(output)
     else:
-        with whole_or_not(output) as beside:
+        with whole_file(output) as beside:
             voices[names[0]].save(beside)
     _say(f"{output}: {', '.join(f'{name} ({voice.seconds:.1f} s)' for name, voice in voices.items())}")
 

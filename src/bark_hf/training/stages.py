@@ -51,9 +51,7 @@ class Stage:
         if self.name == "fine":
             return FineCollator(v)
         file = self.bark.generation_config.coarse_acoustics_config
-        options = CoarseOptions(
-            max_coarse_history=file.max_coarse_history, sliding_window_len=file.sliding_window_len
-        )
+        options = CoarseOptions(max_coarse_history=file.max_coarse_history, sliding_window_len=file.sliding_window_len)
         width = v.max_coarse_input_length + 1 + options.max_coarse_history + options.sliding_window_len
         return CoarseCollator(v, options, width if full_length else None)
 

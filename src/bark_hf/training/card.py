@@ -1,0 +1,59 @@
+"""The model card of a trained composite: what it was made of, how, and what was measured, for people and the hub.
+
+Knows nothing of training: it reads what a run left in its folder."""
+
+import json
+from pathlib import Path
+
+from huggingface_hub import ModelCard, ModelCardData
+
+
+def model_card(output: Path) -> Path:
+    """Writes `<output>/model/README.md` from `<output>/training.json` and the samples' scores; returns it."""
+    report = json.loads((output / "training.json").read_text(encoding="utf-8"))
+    facts = ModelCardData(library_name="bark_hf", pipeline_tag="text-to-speech", tags=["bark"], license=None)
+    hours = "" if report["hours"] is None else f" ({report['hours']} hours)"
+    settings = f"LoRA of rank {report['lora_rank']}, merged" if report["lora_rank"] else "all weights"
+    lines = [
+        "---",
+        facts.to_yaml(),
+        "---",
+        f"# {output.resolve().name}",
+        "",
+        f"Bark, trained from `{report['model']}` on `{report['data']}`: {report['utterances']} utterances{hours}. "
+        f"Trained were {settings}, with bark_hf {report['bark_hf']} and torch {report['torch']}.",
+        "",
+        "```python",
+        "from bark_hf import BarkModel, BarkProcessor",
+        "```",
+        "",
+        "| stage | " + " | ".join(_METRICS.values()) + " |",
+        "|---" * (len(_METRICS) + 1) + "|",
+    ]
+    for stage, metrics in report["stages"].items():
+        lines.append(f"| {stage} | " + " | ".join(_figure(metrics.get(name)) for name in _METRICS) + " |")
+    for stage in report["stages"]:
+        if (scores := _last_scores(output / stage)) is not None:
+            lines += ["", f"Samples after {scores.pop('step')} steps of the {stage} stage: {json.dumps(scores)}."]
+    path = output / "model" / "README.md"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    ModelCard.load(path)  # the hub would refuse what does not parse
+    return path
+
+
+_METRICS = {
+    "epoch": "epochs",
+    "train_loss": "training loss",
+    "eval_loss": "evaluation loss",
+    "eval_top1": "token accuracy",
+    "eval_top10": "in the first ten",
+}
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _last_scores(folder: Path) -> dict | None:
+    path = folder / "samples" / "scores.jsonl"
+    return json.loads(path.read_text(encoding="utf-8").splitlines()[-1]) if path.is_file() else None

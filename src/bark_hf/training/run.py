@@ -1,0 +1,336 @@
+"""Training runs: a composite checkpoint and a tokenized dataset in, a composite with trained stages out.
+
+The stock Trainer does the work; here are its arguments, what it is given, and what becomes of its result. Knows
+nothing of windows or labels (`collators`), of audio files (`dataset`) or of how speech is judged (`samples`)."""
+
+import copy
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import EarlyStoppingCallback, HfArgumentParser, Trainer, TrainingArguments, set_seed
+from transformers.trainer_pt_utils import LengthGroupedSampler
+
+from .. import __version__
+from ..files import whole_file
+from ..modeling_bark import BarkModel
+from ..processing_bark import BarkProcessor
+from ..vocabulary import Vocabulary
+from .card import model_card
+from .metrics import ranks
+from .samples import SpeakCallback, asr_recognizer
+from .stages import LABELS, STAGES, Stage, add_lora, save_composite
+from .utterances import EpochCallback, Utterances
+
+MODEL = "model"  # the folder of the result, in the output folder
+REPORT = "training.json"  # what was done and measured, in the output folder
+DATA = "data"  # the tokenized corpus, in the output folder
+
+
+@dataclass
+class ModelArguments:
+    """What is trained."""
+
+    model: str = field(metadata={"help": "A composite checkpoint to start from: a folder or a hub id."})
+    stage: str = field(default="all", metadata={"help": f"{', '.join(STAGES)}, several with commas, or all."})
+    lora_rank: int = field(default=0, metadata={"help": "Above 0: train additions of that rank only; 16 is usual."})
+    lora_alpha: int | None = field(default=None, metadata={"help": "Their scale; by default twice the rank."})
+    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout before them."})
+
+    def __post_init__(self):
+        self.stages = STAGES if self.stage == "all" else tuple(self.stage.replace(",", " ").split())
+        if not self.stages or not {*self.stages} <= {*STAGES}:
+            raise ValueError(f"--stage takes {', '.join(STAGES)} or all, got {self.stage!r}.")
+        if self.lora_rank < 0:
+            raise ValueError(f"--lora_rank must be 0 (off) or more, got {self.lora_rank}.")
+
+
+@dataclass
+class DataArguments:
+    """What it is trained on."""
+
+    data: str = field(
+        metadata={"help": "A folder that `python -m bark_hf.training.dataset` wrote, or a corpus that it reads."}
+    )
+    semantic_tokenizer: str | None = field(
+        default=None, metadata={"help": "For a corpus: the folder or hub id of the audio's semantic tokenizer."}
+    )
+    eval_data: str | None = field(default=None, metadata={"help": "A tokenized folder; else a share of --data."})
+    eval_share: float = field(default=0.02, metadata={"help": "Share of --data kept for evaluation, at least a row."})
+    history_share: float = field(
+        default=0.5, metadata={"help": "Share of examples with a piece of the same speaker as history."}
+    )
+    num_proc: int = field(default=1, metadata={"help": "Processes that tokenize a corpus."})
+    full_length: bool = field(default=False, metadata={"help": "Pad every batch to the longest there can be."})
+
+    def __post_init__(self):
+        if not 0 <= self.eval_share < 1:
+            raise ValueError(f"--eval_share must be at least 0 and below 1, got {self.eval_share}.")
+
+
+@dataclass
+class SampleArguments:
+    """What is spoken, and judged, while training."""
+
+    sample_texts: str | None = field(default=None, metadata={"help": "A file with a sentence a line to speak."})
+    sample_voice: str | None = field(default=None, metadata={"help": "The preset that speaks them."})
+    sample_steps: int = field(default=0, metadata={"help": "Every how many steps; 0: with every checkpoint."})
+    asr: str | None = field(
+        default=None, metadata={"help": "A speech recognizer (hub id or folder) for the samples' word error rate."}
+    )
+
+
+@dataclass
+class StageTrainingArguments(TrainingArguments):
+    """The Trainer's own arguments, with defaults that suit Bark."""
+
+    output_dir: str = field(default="bark-trained", metadata={"help": "Stages' checkpoints and the result go here."})
+    learning_rate: float = field(default=1e-4, metadata={"help": "1e-4 for LoRA, 1e-5 to 5e-5 for all weights."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "The schedule."})
+    warmup_steps: float = field(default=0.05, metadata={"help": "Steps, or below 1 a share of all."})
+    weight_decay: float = field(default=0.01, metadata={"help": "AdamW's."})
+    train_sampling_strategy: str = field(
+        default="group_by_length", metadata={"help": "group_by_length pads least; random; sequential."}
+    )
+    eval_strategy: str = field(default="steps", metadata={"help": "no, steps or epoch."})
+    eval_steps: float | None = field(default=None, metadata={"help": "By default --save_steps."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept for each stage."})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "The result is the best checkpoint."})
+    metric_for_best_model: str | None = field(default="loss", metadata={"help": "What is best."})
+    early_stopping_patience: int = field(default=0, metadata={"help": "Stop after so many evaluations without gain."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Leave it off: collators need all columns."})
+    resume: bool = field(default=True, metadata={"help": "Go on from the last whole checkpoint of --output_dir."})
+
+    def __post_init__(self):
+        if self.eval_steps is None:
+            self.eval_steps = self.save_steps
+        if self.eval_strategy == "no":
+            self.load_best_model_at_end = False
+        super().__post_init__()
+
+
+class StageTrainer(Trainer):
+    """The stock Trainer over `Utterances`, whose lengths it cannot see by itself."""
+
+    def _get_train_sampler(self, train_dataset=None):
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        together = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return LengthGroupedSampler(together, lengths=self.train_dataset.lengths)
+
+
+def train_stage(
+    stage: Stage,
+    train: Utterances,
+    evaluation: Utterances | None,
+    arguments: TrainingArguments,
+    *,
+    lora_rank: int = 0,
+    lora_alpha: int | None = None,
+    lora_dropout: float = 0.0,
+    full_length: bool = False,
+    resume: bool = True,
+    callbacks: list | None = None,
+) -> dict[str, float]:
+    """Trains one stage of a composite in place and returns its metrics; checkpoints go to `arguments.output_dir`.
+
+    With `resume`, the run goes on from the last whole checkpoint there. With a LoRA rank the additions are merged at
+    the end. Whatever happens, the composite holds a network without additions afterwards."""
+    network = stage.network
+    arguments.label_names = LABELS[stage.name]
+    arguments.remove_unused_columns = False
+    # a step of the fine stage leaves the tables and heads of other codebooks alone
+    arguments.ddp_find_unused_parameters = not stage.is_causal
+    model: Any = add_lora(network, lora_rank, lora_alpha, lora_dropout) if lora_rank else network
+    trainer = StageTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=train,
+        eval_dataset=evaluation,
+        data_collator=stage.collator(full_length),
+        compute_metrics=stage.metrics(),
+        preprocess_logits_for_metrics=lambda logits, labels: ranks(logits, labels, stage.is_causal),
+        callbacks=[EpochCallback(train), *(callbacks or [])],
+    )
+    for callback in callbacks or []:
+        if isinstance(callback, SpeakCallback):
+            callback.log = trainer.log
+    checkpoint = last_checkpoint(Path(arguments.output_dir)) if resume else None
+    try:
+        result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        metrics = dict(result.metrics)
+        if evaluation is not None:
+            metrics |= trainer.evaluate()
+    finally:
+        trained = trainer.accelerator.unwrap_model(trainer.model)
+        stage.replace(trained.merge_and_unload() if lora_rank else trained)
+        stage.network.eval()
+    return metrics
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written to its end: the Trainer writes its state last."""
+    found = {}
+    for path in folder.glob("checkpoint-*"):
+        number = path.name.rpartition("-")[2]
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if number.isdigit():
+            found[int(number)] = path
+    return found[max(found)] if found else None
+
+
+def train(
+    model: ModelArguments, data: DataArguments, samples: SampleArguments, arguments: StageTrainingArguments
+) -> Path:
+    """Trains the stages in turn and writes `<output_dir>/model`, a composite to load or publish; returns it.
+
+    A stage whose part of `training.json` says that it is finished is not trained again when a run is resumed."""
+    output = Path(arguments.output_dir)
+    set_seed(arguments.seed)
+    processor = BarkProcessor.from_pretrained(model.model)
+    done = _read_report(output) if arguments.resume else {}
+    bark = BarkModel.from_pretrained(output / MODEL if done else model.model, dtype=torch.float32)
+    train_rows, eval_rows = _tables(data, bark, processor, arguments)
+    speak = _speaker(samples, bark, processor)
+    for name in model.stages:
+        if name in done:
+            continue
+        stage = Stage(name, bark)
+        own = _for_stage(arguments, output / name)
+        share = data.history_share
+        callbacks: list = []
+        if speak is not None:
+            callbacks.append(speak)
+        if arguments.early_stopping_patience:
+            callbacks.append(EarlyStoppingCallback(arguments.early_stopping_patience))
+        metrics = train_stage(
+            stage,
+            Utterances(train_rows, stage.vocabulary, share, arguments.seed),
+            None if eval_rows is None else Utterances(eval_rows, stage.vocabulary, share, arguments.seed),
+            own,
+            lora_rank=model.lora_rank,
+            lora_alpha=model.lora_alpha,
+            lora_dropout=model.lora_dropout,
+            full_length=data.full_length,
+            resume=arguments.resume,
+            callbacks=callbacks,
+        )
+        done[name] = metrics
+        if own.should_save:
+            save_composite(bark, processor, output / MODEL)
+            _write_report(output, done, model, data, train_rows)
+            model_card(output)
+    if arguments.push_to_hub and arguments.should_save:
+        _publish(output / MODEL, arguments)
+    return output / MODEL
+
+
+def _for_stage(arguments: StageTrainingArguments, folder: Path) -> StageTrainingArguments:
+    """The same arguments with the stage's own folder."""
+    own = copy.copy(arguments)
+    own.output_dir, own.push_to_hub = str(folder), False  # the composite is published, not its stages' checkpoints
+    return own
+
+
+def _speaker(samples: SampleArguments, bark: BarkModel, processor: BarkProcessor) -> SpeakCallback | None:
+    if samples.sample_texts is None:
+        return None
+    texts = [line for line in Path(samples.sample_texts).read_text(encoding="utf-8").splitlines() if line.strip()]
+    recognizer = None if samples.asr is None else asr_recognizer(samples.asr)
+    return SpeakCallback(bark, processor, texts, samples.sample_voice, samples.sample_steps, recognizer)
+
+
+def _publish(folder: Path, arguments: StageTrainingArguments) -> None:
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=arguments.hub_token)
+    name = api.create_repo(
+        arguments.hub_model_id or Path(arguments.output_dir).name, private=arguments.hub_private_repo, exist_ok=True
+    ).repo_id
+    api.upload_folder(repo_id=name, folder_path=folder)
+
+
+def _tables(data: DataArguments, bark: BarkModel, processor: BarkProcessor, arguments: StageTrainingArguments):
+    """The training rows and the rows kept for evaluation, or None."""
+    from datasets import load_from_disk
+
+    rows = _tokenized(data, bark, processor, arguments)
+    if arguments.eval_strategy == "no":
+        return rows, None
+    if data.eval_data is not None:
+        return rows, load_from_disk(data.eval_data)
+    if len(rows) < 2 or not data.eval_share:
+        raise ValueError("There is nothing to evaluate on: pass --eval_data, --eval_share or --eval_strategy no.")
+    size = min(max(1, round(len(rows) * data.eval_share)), len(rows) - 1)
+    split = rows.train_test_split(test_size=size, seed=arguments.data_seed or arguments.seed)
+    return split["train"], split["test"]
+
+
+def _tokenized(data: DataArguments, bark: BarkModel, processor: BarkProcessor, arguments: StageTrainingArguments):
+    from datasets import load_from_disk
+
+    if (Path(data.data) / "dataset_info.json").is_file():
+        rows = load_from_disk(data.data)
+        if "semantic_ids" in rows.column_names:
+            return rows
+    if data.semantic_tokenizer is None:
+        raise ValueError(
+            f"{data.data} is no tokenized dataset. If it is a corpus of recordings and texts, pass "
+            "--semantic_tokenizer to have it tokenized."
+        )
+    from ..modeling_semantic_tokenizer import BarkSemanticTokenizer
+    from .corpus import load_corpus
+    from .dataset import tokenize_corpus
+
+    with arguments.main_process_first(desc="tokenizing the corpus"):
+        rows, _ = tokenize_corpus(
+            load_corpus(data.data),
+            processor,
+            BarkSemanticTokenizer.from_pretrained(data.semantic_tokenizer).eval(),
+            bark.codec_model,
+            vocabulary=Vocabulary.of(bark.generation_config),
+            output=Path(arguments.output_dir) / DATA,
+            num_proc=data.num_proc,
+        )
+    return rows
+
+
+def _write_report(output: Path, done: dict[str, dict], model: ModelArguments, data: DataArguments, rows) -> None:
+    """What was done: for a resumed run, and for whoever asks what the model was made of."""
+    report = {
+        "stages": done,
+        "model": model.model,
+        "lora_rank": model.lora_rank,
+        "data": data.data,
+        "utterances": len(rows),
+        "hours": round(sum(rows["seconds"]) / 3600, 3) if "seconds" in rows.column_names else None,
+        "bark_hf": __version__,
+        "torch": torch.__version__,
+    }
+    with whole_file(output / REPORT) as beside:
+        beside.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+
+def _read_report(output: Path) -> dict[str, dict]:
+    """The stages that an earlier run finished, with their metrics."""
+    path = output / REPORT
+    return json.loads(path.read_text(encoding="utf-8"))["stages"] if path.is_file() else {}
+
+
+def parse(arguments: list[str] | None = None):
+    """The four groups of arguments from a command line, or from one JSON or YAML file of them."""
+    parser = HfArgumentParser((ModelArguments, DataArguments, SampleArguments, StageTrainingArguments))
+    return parser.parse_args_into_dataclasses(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    train(*parse(arguments))
+
+
+if __name__ == "__main__":
+    main()
