@@ -2,7 +2,9 @@
 resumed, split over processes, checkpointed and merged."""
 
 import copy
+import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,12 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from transformers import TrainingArguments
 
 import bark_hf
 from bark_hf.training.metrics import ranks
-from bark_hf.training.run import last_checkpoint, train_stage
-from bark_hf.training.stages import ATTRIBUTES, LORA_LAYERS, STAGES, Stage, add_lora
+from bark_hf.training.run import last_checkpoint, main, train_stage
+from bark_hf.training.stages import ATTRIBUTES, LORA_LAYERS, STAGES, Stage, add_lora, save_composite
 from bark_hf.training.utterances import Utterances
 from bark_hf.vocabulary import Vocabulary
 
@@ -238,6 +241,7 @@ ONE_OF_TWO = """
 import sys
 from pathlib import Path
 import torch
+from datasets import Dataset
 from transformers import TrainingArguments
 import bark_hf
 from bark_hf.training.run import train_stage
@@ -278,3 +282,94 @@ def test_two_processes_equal_one_with_twice_the_batch(tiny, name, tmp_path):
         assert f"{4 // size} processes" in done.stdout
     two, one = (torch.load(tmp_path / f"{name}-{size}.pt", weights_only=True) for size in (2, 4))
     assert_close(two, one, tolerance=1e-5)
+
+
+def prepared(tiny, small, folder: Path, count: int = 12) -> list[str]:
+    """A checkpoint and a tokenized dataset in `folder`; the arguments of a short run over them."""
+    save_composite(tiny, small.processor, folder / "start")
+    rows = [
+        {**row, "text": "hello", "seconds": 0.5, "source": "x.wav"}
+        for row in table(Stage("fine", tiny).vocabulary, count)
+    ]
+    Dataset.from_list(rows).save_to_disk(folder / "rows")
+    options = {"model": folder / "start", "data": folder / "rows", "output_dir": folder / "out", "max_steps": 6,
+               "save_steps": 2, "logging_steps": 2, "per_device_train_batch_size": 2, "eval_share": 0.25,
+               "use_cpu": True, "disable_tqdm": True, "report_to": "none", "learning_rate": 1e-3}  # fmt: skip
+    return [part for name, value in options.items() for part in (f"--{name}", str(value))]
+
+
+def changed_stages(before: Path, after: Path) -> set[str]:
+    models = [bark_hf.BarkModel.from_pretrained(folder) for folder in (before, after)]
+    found = set()
+    for name, attribute in ATTRIBUTES.items():
+        a, b = (getattr(model, attribute).state_dict() for model in models)
+        found |= {name} if any(not torch.equal(a[key], b[key]) for key in a) else set()
+    return found
+
+
+def test_a_run_over_all_stages_leaves_a_composite_that_speaks(tiny, small, tmp_path):
+    texts = tmp_path / "texts.txt"
+    texts.write_text("Hello\n\nHello, my dog is cute.\n")
+    voice = next(iter(small.processor.voices))
+    options = ["--sample_texts", str(texts), "--sample_voice", voice, "--lora_rank", "2"]
+    result = main([*prepared(tiny, small, tmp_path), *options])
+    assert changed_stages(tmp_path / "start", result) == set(STAGES)
+    report = json.loads((tmp_path / "out" / "training.json").read_text())
+    assert set(report["stages"]) == set(STAGES)
+    assert all(metrics["eval_loss"] > 0 and "eval_top10" in metrics for metrics in report["stages"].values())
+    card = (result / "README.md").read_text()
+    assert "| semantic |" in card
+    assert "LoRA of rank 2" in card
+    samples = tmp_path / "out" / "fine" / "samples"
+    assert {path.name for path in samples.glob("6/*")} == {"0.wav", "1.wav"}
+    assert [json.loads(line)["step"] for line in (samples / "scores.jsonl").read_text().splitlines()] == [2, 4, 6]
+    model, processor = bark_hf.BarkModel.from_pretrained(result), bark_hf.BarkProcessor.from_pretrained(result)
+    assert len(model.generate(**processor("Hello", voice_preset=voice), seed=1)[0])
+    again = main([*prepared(tiny, small, tmp_path), *options])  # all is finished: nothing is trained anew
+    assert json.loads((tmp_path / "out" / "training.json").read_text()) == report
+    assert again == result
+
+
+def test_a_run_of_one_stage_leaves_the_others_alone(tiny, small, tmp_path):
+    result = main([*prepared(tiny, small, tmp_path), "--stage", "coarse", "--eval_strategy", "no"])
+    assert changed_stages(tmp_path / "start", result) == {"coarse"}
+
+
+def test_a_killed_run_goes_on_from_its_last_checkpoint(tiny, small, tmp_path):
+    """SIGTERM in the middle: what is left loads, and the resumed run ends where an uninterrupted one does."""
+    arguments = [*prepared(tiny, small, tmp_path), "--stage", "semantic"]
+    whole = main([*arguments, "--output_dir", str(tmp_path / "whole")])
+    code = (
+        "import os, signal, torch, transformers; torch.set_num_threads(1); from bark_hf.training import run\n"
+        "class Kill(transformers.TrainerCallback):\n"
+        "    def on_step_end(self, args, state, control, **kwargs):\n"
+        "        if state.global_step == 3: os.kill(os.getpid(), signal.SIGTERM)\n"
+        "run.EpochCallback.__mro__[1].on_step_end = Kill.on_step_end\n"
+        "import sys; run.main(sys.argv[1:])"
+    )
+    killed = run_python("-c", code, *arguments)
+    assert killed.returncode == -signal.SIGTERM, killed.stderr
+    checkpoint = last_checkpoint(tmp_path / "out" / "semantic")
+    assert checkpoint.name == "checkpoint-2"
+    assert not (tmp_path / "out" / "model").exists()
+    bark_hf.BarkSemanticModel.from_pretrained(checkpoint)
+    (tmp_path / "out" / "semantic" / "checkpoint-9").mkdir()  # as if it had been killed while it saved
+    result = main(arguments)
+    for name in ("semantic",):
+        a, b = (getattr(bark_hf.BarkModel.from_pretrained(f), name).state_dict() for f in (whole, result))
+        assert_close(a, b)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        (["--stage", "codec"], "--stage takes semantic, coarse, fine"),
+        (["--lora_rank", "-1"], "--lora_rank must be 0"),
+        (["--eval_share", "1"], "--eval_share must be"),
+        (["--eval_share", "0"], "nothing to evaluate on"),
+        (["--data", "/nowhere"], "no tokenized dataset"),
+    ],
+)
+def test_wrong_arguments_are_said_in_a_sentence(tiny, small, tmp_path, wrong, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        main([*prepared(tiny, small, tmp_path), *wrong])

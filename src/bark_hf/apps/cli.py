@@ -268,6 +268,17 @@ def convert(
         _say(f"added {', '.join(add_remote_code(output))}")
 
 
+@app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def train(context: typer.Context) -> None:
+    """Train stages on recordings with texts, whole or by LoRA; `bark-hf train --help` lists all options."""
+    try:
+        from ..training.run import main as run
+    except ImportError as error:
+        raise ValueError(f'Training needs {error.name}: pip install "bark-hf[train]".') from error
+    result = run(context.args)
+    _say(f"trained: {result}; try `bark-hf speak --model {result} ...`")
+
+
 @app.command(
     epilog="""**Examples**
 

@@ -5,11 +5,13 @@ nothing of windows or labels (`collators`), of audio files (`dataset`) or of how
 
 import copy
 import json
+from argparse import RawDescriptionHelpFormatter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import SequentialSampler
 from transformers import EarlyStoppingCallback, HfArgumentParser, Trainer, TrainingArguments, set_seed
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
@@ -119,6 +121,9 @@ class StageTrainer(Trainer):
             return super()._get_train_sampler(train_dataset)
         together = self.args.train_batch_size * self.args.gradient_accumulation_steps
         return LengthGroupedSampler(together, lengths=self.train_dataset.lengths)
+
+    def _get_eval_sampler(self, eval_dataset):
+        return SequentialSampler(eval_dataset)
 
 
 def train_stage(
@@ -322,14 +327,25 @@ def _read_report(output: Path) -> dict[str, dict]:
     return json.loads(path.read_text(encoding="utf-8"))["stages"] if path.is_file() else {}
 
 
-def parse(arguments: list[str] | None = None):
-    """The four groups of arguments from a command line, or from one JSON or YAML file of them."""
-    parser = HfArgumentParser((ModelArguments, DataArguments, SampleArguments, StageTrainingArguments))
-    return parser.parse_args_into_dataclasses(arguments)
+_EXAMPLES = """examples:
+  bark-hf train --model suno/bark-small --data my-corpus --semantic_tokenizer my-tokenizer --output_dir my-bark \\
+      --lora_rank 16 --num_train_epochs 5 --per_device_train_batch_size 8
+  bark-hf train --model suno/bark-small --data my-bark/data --output_dir my-bark --stage semantic --bf16 true \\
+      --learning_rate 2e-5 --save_steps 200 --sample_texts sentences.txt --asr openai/whisper-base
+The same command goes on after an interruption. For several GPUs: accelerate launch -m bark_hf.training.run ..."""
 
 
-def main(arguments: list[str] | None = None) -> None:
-    train(*parse(arguments))
+def main(arguments: list[str] | None = None) -> Path:
+    """From a command line; see `--help`. Returns the folder of the result."""
+    parser = HfArgumentParser(
+        (ModelArguments, DataArguments, SampleArguments, StageTrainingArguments),
+        prog="bark-hf train",
+        usage="bark-hf train --model MODEL --data DATA [--semantic_tokenizer TOKENIZER] [options]",
+        description="Trains Bark's stages with transformers' Trainer, all of whose arguments are options here.",
+        epilog=_EXAMPLES,
+        formatter_class=RawDescriptionHelpFormatter,
+    )
+    return train(*parser.parse_args_into_dataclasses(arguments))
 
 
 if __name__ == "__main__":
