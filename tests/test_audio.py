@@ -218,7 +218,7 @@ def test_files_that_are_no_audio_are_said_in_a_sentence(tmp_path):
         "cut.wav": (wav_bytes(TONE, RATE)[:30], "no audio file that can be read"),
         "phone.m4a": (b"\0\0\0\x20ftypM4A " + bytes(999), "ffmpeg"),
         "voice.raw": (bytes(999), "no audio file that can be read"),
-        "half.flac": (flac.getvalue()[: len(flac.getvalue()) // 2], "is damaged"),
+        "hole.flac": (flac.getvalue()[:9000] + bytes(200) + flac.getvalue()[9200:], "is damaged"),
         "nan.wav": (nan.getvalue(), "NaN"),
         "empty.wav": (empty.getvalue(), "without samples"),
     }

@@ -392,12 +392,15 @@ def test_an_identity_changes_with_what_ids_depend_on_and_not_with_saving(tmp_pat
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # python 3.12, and fork
 def test_two_processes_give_what_one_gives(tmp_path, tools):
-    corpus = load_corpus(table(tmp_path / "in", 5, speaker=["a", None, "b", "a", "b"]))
+    paths = table(tmp_path / "in", 5)["audio"]
+    files = {"audio": [Path(path).read_bytes() for path in paths], "text": KEPT[:1] * 5}
+    corpus = load_corpus(Dataset.from_dict({**files, "speaker": ["a", None, "b", "a", "b"]}))
     state = torch.get_rng_state()
     for processes in (1, 2):
         output = tmp_path / str(processes) / "ids"
         tokenize_corpus(corpus, **tools, output=output, shard_size=2, batch_size=2, num_proc=processes)
     assert content(tmp_path / "1" / "ids") == content(tmp_path / "2" / "ids")
+    assert load_from_disk(output)["source"][:] == ["row 0", "row 1", "row 2", "row 3", "row 4"]
     assert torch.equal(torch.get_rng_state(), state)
 
 

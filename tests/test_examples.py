@@ -5,8 +5,14 @@ import runpy
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
+import torch
+from datasets import Dataset
+
+from bark_hf import BarkModel, BarkProcessor
+from bark_hf.vocabulary import Vocabulary
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -27,6 +33,35 @@ def test_go_on_in_one_voice_joins_the_sentences(small, tmp_path, monkeypatch, ca
     run(monkeypatch, "go_on_in_one_voice.py", small.checkpoint, wav, stdin="Hello the music. And a song!\nHello?")
     assert "3/3: Hello?" in capsys.readouterr().err
     assert soundfile.info(wav).frames > 0
+
+
+def tokenized(small, folder):
+    """A tokenized dataset of a few made-up utterances."""
+    vocabulary = Vocabulary.of(small.model.generation_config)
+    random = np.random.default_rng(0)
+    rows = [
+        {
+            "text_ids": random.integers(1, 300, 5).tolist(),
+            "semantic_ids": random.integers(0, vocabulary.semantic_vocab_size, length).tolist(),
+            "codes": random.integers(0, vocabulary.codebook_size, (8, vocabulary.coarse_length(length) // 2)).tolist(),
+            "speaker": "a",
+        }
+        for length in range(10, 30, 2)
+    ]
+    Dataset.from_list(rows).save_to_disk(folder)
+    return folder
+
+
+@pytest.mark.parametrize(("name", "options"), [("finetune_full.py", ["coarse", 2]), ("finetune_lora.py", [1])])
+def test_fine_tuning_leaves_a_checkpoint_that_speaks(small, tmp_path, monkeypatch, capsys, name, options):
+    data = tokenized(small, tmp_path / "data")
+    run(monkeypatch, name, small.checkpoint, data, tmp_path / "out", *options)
+    assert "evaluation loss" in capsys.readouterr().out
+    model = BarkModel.from_pretrained(tmp_path / "out" / "model")
+    changed = model.coarse_acoustics.state_dict()
+    assert any(not torch.equal(changed[k], v) for k, v in small.model.coarse_acoustics.state_dict().items())
+    processor = BarkProcessor.from_pretrained(tmp_path / "out" / "model")
+    assert len(model.generate(**processor("Hello"), seed=1, semantic_max_new_tokens=20)[0])
 
 
 def test_every_example_says_how_it_is_called(monkeypatch):

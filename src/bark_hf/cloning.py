@@ -57,7 +57,7 @@ class CloneReport:
             ),
             (
                 self.ends_in_speech,
-                "The voice ends in the middle of speech, where Bark will go on: end after a whole sentence.",
+                "It ends without a pause, as if in the middle of speech, where Bark goes on: end after a sentence.",
             ),
             (self.clipped > 0.001, f"{self.clipped:.1%} of the samples are clipped: record at a lower level."),
             (self.level < -40, f"The speech is quiet ({self.level:.0f} dBFS): come closer to the microphone."),
@@ -145,7 +145,7 @@ def encode_voice(
     where tokenizer or codec give what that model does not know, or the samples are too short."""
     vocabulary = Vocabulary.of(generation_config or BarkGenerationConfig())
     semantic = tokenizer.encode([resample(samples, sampling_rate, tokenizer.sampling_rate)])[0]
-    wave = torch.from_numpy(resample(samples, sampling_rate, codec.config.sampling_rate))
+    wave = torch.tensor(resample(samples, sampling_rate, codec.config.sampling_rate))
     codes = codec.encode_all([wave], vocabulary.n_fine_codebooks)[0]
     ids, frames = aligned(len(semantic), codes.shape[1], tokenizer.frame_rate, vocabulary)
     fine = codes[:, frames].cpu().numpy()
@@ -163,7 +163,7 @@ def aligned(n_semantic: int, n_frames: int, frame_rate: float, vocabulary: Vocab
     """Which of the tokenizer's ids, `frame_rate` a second, and which of the codec's frames make a voice.
 
     Both end where the shorter one does; then as many are counted back as Bark takes for one stretch, 75 frames for
-    49.9 ids. The tokenizer's 50 a second are so at most 30 ms apart from the frames, at the beginning."""
+    49.9 ids. The tokenizer's 50 a second so drift from the frames by 2 ms a second, towards the beginning."""
     seconds = min(n_semantic / frame_rate, n_frames / vocabulary.coarse_rate_hz)
     ids_end = round(seconds * frame_rate)
     frames_end = min(n_frames, round(ids_end / frame_rate * vocabulary.coarse_rate_hz))

@@ -40,9 +40,10 @@ _DEVIATION = np.array([
 def speaker_similarity(a: np.ndarray, b: np.ndarray, sampling_rate: int, embed: Embed | None = None) -> float:
     """Two recordings, (N,) or (N, channels) float samples -> the cosine of their embeddings, -1 to 1.
 
-    embed: any function of (N,) float32 samples and their rate that gives a vector, such as a speaker-verification
-    network's; without one `mfcc_pitch_statistics`, which tells voices apart that were recorded alike, and hears a
-    change of the microphone as another voice. Raises ValueError for recordings that cannot be embedded."""
+    embed: any function of (N,) float32 samples and their rate that gives a vector, such as that of a network trained
+    to verify speakers: `lambda samples, rate: wavlm(torch.tensor(resample(samples, rate, 16_000))[None]).embeddings`
+    for a `WavLMForXVector`. Without one, `mfcc_pitch_statistics`, which tell voices apart that were recorded alike,
+    but take noise or another microphone for another voice. Raises ValueError for recordings without a voice."""
     return _cosine(_embedded(a, sampling_rate, embed), _embedded(b, sampling_rate, embed))
 
 

@@ -110,6 +110,8 @@ class StageTrainingArguments(TrainingArguments):
             self.eval_steps = self.save_steps
         if self.eval_strategy == "no":
             self.load_best_model_at_end = False
+        if torch.get_device_module() is torch.cpu:  # no accelerator
+            self.use_cpu, self.dataloader_pin_memory = True, False
         super().__post_init__()
 
 
