@@ -117,6 +117,7 @@ LAYOUTS = {
     "save_to_disk": as_saved,
     "save_to_disk, splits": as_saved_splits,
     "Dataset": lambda folder: table(folder, speaker=SPEAKERS),
+    "Dataset with a format": lambda folder: table(folder, speaker=SPEAKERS).with_format("torch", ["audio"]),
     "Dataset of Audio": lambda folder: table(folder, speaker=SPEAKERS).cast_column("audio", Audio()),
     "DatasetDict": lambda folder: (DatasetDict(train=table(folder), test=table(folder)), "train"),
 }
@@ -237,7 +238,8 @@ def test_the_columns_are_what_the_tokenizers_give(tmp_path, tools):
 
 def test_bad_rows_are_left_out_each_for_its_reason(tmp_path, tools):
     corpus = table(tmp_path / "in", 9)
-    texts = list(corpus["text"])
+    paths, texts = corpus["audio"][:], corpus["text"][:]
+    paths[1] = record(tmp_path / "in" / "1|.wav", 1)
     texts[0], texts[1] = " \n ", "the " * 257
     record(tmp_path / "in" / "2.wav", 2, 0.3)
     record(tmp_path / "in" / "3.wav", 3, 3.2)
@@ -246,14 +248,14 @@ def test_bad_rows_are_left_out_each_for_its_reason(tmp_path, tools):
     (tmp_path / "in" / "6.wav").write_bytes(wav_bytes(0.2 + noise(1, 24_000, 1e-4), 24_000))
     broken = wav_bytes(np.zeros(24_000), 24_000)[:44]
     (tmp_path / "in" / "7.wav").write_bytes(broken)
-    corpus = Dataset.from_dict({"audio": corpus["audio"][:], "text": texts})
+    corpus = Dataset.from_dict({"audio": paths, "text": texts})
     rows, report = tokenize_corpus(load_corpus(corpus), **tools, output=tmp_path / "out", max_seconds=3.1)
     assert rows["source"][:] == ["8.wav"]
     expected = {
         "too long": ["3.wav: more than 3.1 s", "4.wav: more than 3.1 s"],
         "unreadable": ["5.wav: ", "7.wav: "],
         "no text": ["0.wav: ''"],
-        "text too long": ["1.wav: 257 ids, at most 256"],
+        "text too long": ["1|.wav: 257 ids, at most 256"],
         "too short": ["2.wav: 0.30 s, at least 0.5"],
         "silent": ["6.wav: below -60 dBFS"],
     }
@@ -263,9 +265,8 @@ def test_bad_rows_are_left_out_each_for_its_reason(tmp_path, tools):
             assert said.startswith(beginning)
     card = (tmp_path / "out" / "README.md").read_text()
     assert "1 of 9 rows" in card
-    assert "| text too long | 1 | 1.wav: 257 ids, at most 256 |" in card
-    datasets_card = card.split("---")[1]
-    assert "pretty_name: out" in datasets_card
+    assert r"| text too long | 1 | 1\|.wav: 257 ids, at most 256 |" in card
+    assert "pretty_name: out" in card.split("---")[1]
     assert report == json.loads((tmp_path / "out" / "report.json").read_text())
     with pytest.raises(ValueError, match=r"No row .* can be used: too short \(9, 0.wav: 1.00 s, at least 14\)"):
         tokenize_corpus(load_corpus(table(tmp_path / "in", 9)), **tools, output=tmp_path / "none", min_seconds=14)

@@ -13,6 +13,7 @@ from transformers.audio_utils import mel_filter_bank
 
 FFT_SIZES = (256, 512, 1024, 2048)  # samples; hops are a quarter
 MELS = 5 / 64  # mel bands of each sample of the FFT: 80 for 1024
+DEAD = 0.1  # uses a step, on average, below which a codebook's entry is drawn anew
 FLOOR = 1e-4  # what logarithms of magnitudes start from: a sine at -80 dBFS
 
 
@@ -137,17 +138,27 @@ class CodecForTraining(nn.Module):
 
     @torch.no_grad()
     def scale_layers(self, waves: Tensor) -> None:
-        """Gives every convolution outputs of mean 0 and variance 1 on (B, N) waveforms (Salimans & Kingma, 2016), and
-        the last one their variance. torch's own weights let nearly nothing through that many layers."""
+        """Weight norm's gains and the biases so that every convolution gives mean 0 and variance 1 on (B, N) waveforms,
+        and the last one the waveforms' variance (Salimans & Kingma, 2016).
+
+        With torch's own weights nearly nothing comes through as many layers as a codec has."""
+        if self.codec.config.norm_type != "weight_norm":
+            return
         last = self.codec.decoder.layers[-1].conv
 
         def scale(layer: Any, inputs: tuple, output: Tensor) -> Tensor:
             mean, deviation = output.mean((0, 2)), output.std((0, 2)).clamp(min=1e-5)
-            gain = (waves.std() if layer is last else 1.0) / deviation
-            layer.weight = _like(layer.weight, layer.weight * (gain if isinstance(layer, nn.ConvTranspose1d) else gain[:, None])[..., None])
-            return output
+            gain = (waves.std() if layer is last else 1) / deviation
+            outputs_at = 1 if isinstance(layer, nn.ConvTranspose1d) else 0
+            layer.weight = layer.weight * gain.reshape([-1 if axis == outputs_at else 1 for axis in range(3)])
+            layer.bias.sub_(mean).mul_(gain)
+            return (output - mean[:, None]) * gain[:, None]
 
-        raise NotImplementedError
+        layers = [part for part in self.codec.modules() if isinstance(part, nn.Conv1d | nn.ConvTranspose1d)]
+        hooks = [layer.register_forward_hook(scale) for layer in layers]
+        self.codec.decoder(self.codec.encoder(waves[:, None]))
+        for hook in hooks:
+            hook.remove()
 
     @torch.no_grad()
     def finished(self) -> EncodecModel:

@@ -43,6 +43,11 @@ class Crops(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return self.count
 
+    @property
+    def seconds(self) -> float:
+        """Of all recordings together."""
+        return int(self.ends[-1]) / self.sampling_rate
+
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
         """`input_values`: (length,) float32."""
         draws = np.random.default_rng([self.seed, index])

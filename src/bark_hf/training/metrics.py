@@ -37,9 +37,8 @@ def token_accuracy(codebook_of: Callable[[np.ndarray, tuple], np.ndarray] | None
     codebook_of: (labels (N, T), the other label arrays) -> (N, T) codebook of each label; None where there is one."""
 
     def compute(prediction) -> dict[str, float]:
-        labels, rest = prediction.label_ids, ()
-        if isinstance(labels, tuple):
-            labels, *rest = labels
+        given = prediction.label_ids
+        labels, *rest = given if isinstance(given, tuple) else (given,)
         known = labels != IGNORED
         found = prediction.predictions[known]
         if not found.size:

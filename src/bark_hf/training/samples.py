@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from transformers import TrainerCallback
 from transformers.utils import logging
 
@@ -70,10 +71,8 @@ class SpeakCallback(TrainerCallback):
         waves = []
         (folder / str(step)).mkdir(parents=True, exist_ok=True)
         for number, text in enumerate(self.texts):
-            out = self.bark.generate(
-                **self.processor(text, voice_preset=self.voice), seed=number, return_dict_in_generate=True
-            )
-            waves.append(out.audio[0].float().cpu().numpy())
+            wave = self.bark.generate(**self.processor(text, voice_preset=self.voice), seed=number)[0]
+            waves.append(wave.float().cpu().numpy())
             source = provenance(model=f"step {step}", voice=name, seed=number)
             write_audio(folder / str(step) / f"{number}.wav", waves[-1], rate, source)
         scores = self._scores(waves, rate)
@@ -88,7 +87,7 @@ class SpeakCallback(TrainerCallback):
             heard = [self.recognizer(wave, rate) if len(wave) else "" for wave in waves]
             scores["wer"] = word_error_rate(self.texts, heard)
         if self.voice is not None and (spoken := [wave for wave in waves if len(wave) >= rate]):
-            (own,) = self.bark.decode_audio([self.voice.fine_prompt])
+            (own,) = self.bark.decode_audio([torch.tensor(self.voice.fine_prompt)])
             wanted = own.cpu().numpy()
             scores["similarity"] = float(np.mean([speaker_similarity(wave, wanted, rate) for wave in spoken]))
         return scores

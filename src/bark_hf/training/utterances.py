@@ -50,7 +50,7 @@ class Utterances(torch.utils.data.Dataset):
         speakers = [None] * len(table)
         if "speaker" in columns:
             speakers = table["speaker"] if hasattr(table, "column_names") else [row["speaker"] for row in table]
-        self.peers: dict[str, list[int]] = {}  # speaker -> rows
+        self.peers: dict[str | None, list[int]] = {}  # speaker -> rows
         for row, speaker in enumerate(speakers):
             if speaker is not None:
                 self.peers.setdefault(speaker, []).append(row)
