@@ -243,7 +243,7 @@ def test_bad_rows_are_left_out_each_for_its_reason(tmp_path, tools):
     texts[0], texts[1] = " \n ", "the " * 257
     record(tmp_path / "in" / "2.wav", 2, 0.3)
     record(tmp_path / "in" / "3.wav", 3, 3.2)
-    record(tmp_path / "in" / "4.wav", 4, 30)
+    record(tmp_path / "in" / "4.wav", 4, 6)
     (tmp_path / "in" / "5.wav").write_bytes(b"RIFF or not")
     (tmp_path / "in" / "6.wav").write_bytes(wav_bytes(0.2 + noise(1, 24_000, 1e-4), 24_000))
     broken = wav_bytes(np.zeros(24_000), 24_000)[:44]

@@ -74,8 +74,8 @@ class Utterances(torch.utils.data.Dataset):
         row = self.table[index]
         draws = np.random.Generator(np.random.Philox(np.random.SeedSequence((self.seed, self.epoch, index))))
         voice = self._history(index, draws) if draws.random() < self.history_share else None
-        tensors = [torch.as_tensor(row[name], dtype=torch.long) for name in COLUMNS]
-        return Utterance(*tensors, voice=voice, draws=draws)
+        text, semantic, codes = (torch.as_tensor(row[name], dtype=torch.long) for name in COLUMNS)
+        return Utterance(text, semantic, codes, voice, draws)
 
     def _history(self, index: int, draws: np.random.Generator) -> Mapping[str, np.ndarray] | None:
         """The end of another utterance of the speaker, of any length; None where there is no other."""
