@@ -13,11 +13,10 @@ import soundfile
 import torch
 from safetensors.torch import load_file
 from synthetic import speech
-from transformers import EncodecConfig, TrainerCallback
+from transformers import EncodecConfig
 from transformers.audio_utils import mel_filter_bank
 
 from bark_hf.codec import BarkCodec
-from bark_hf.training import codec as codec_training
 from bark_hf.training.codec import CodecTrainingArguments, Phases, codec_config, codec_metrics, main, train_codec
 from bark_hf.training.codec_network import CodecForTraining, LossWeights, SpectralDistance
 from bark_hf.training.crops import Crops, find_recordings

@@ -19,7 +19,7 @@ from bark_hf.apps.cli import main
 from bark_hf.audio import read_metadata
 from bark_hf.convert import convert_voice_presets
 from bark_hf.languages import LANGUAGES, preset_language, text_language
-from bark_hf.voices import COARSE_RATE_HZ, KEYS, SEMANTIC_RATE_HZ
+from bark_hf.voices import KEYS, RATES
 
 FAST = settings(max_examples=150, deadline=None, derandomize=True)
 LEGAL = [(s, t) for s in range(2, 120) for t in range(s, 2 * s) if round(t / s, 1) == 1.5]
@@ -41,8 +41,7 @@ def made(semantic: int, frames: int, seed: int = 0) -> Voice:
 
 def test_the_rates_are_those_of_the_generation_config():
     config = BarkGenerationConfig()
-    assert config.semantic_config.semantic_rate_hz == SEMANTIC_RATE_HZ
-    assert config.coarse_acoustics_config.coarse_rate_hz == COARSE_RATE_HZ
+    assert (config.semantic_config.semantic_rate_hz, config.coarse_acoustics_config.coarse_rate_hz) == RATES
     assert made(499, 750).seconds == 10
 
 
@@ -203,7 +202,7 @@ def originals(tmp_path_factory):
     generator = np.random.default_rng(0)
     for seed, name in enumerate([*PRESETS, "announcer"]):
         semantic = int(generator.integers(150, 730))
-        voice = made(semantic, round(semantic * COARSE_RATE_HZ / SEMANTIC_RATE_HZ), seed)
+        voice = made(semantic, round(semantic * RATES[1] / RATES[0]), seed)
         kinds = [np.uint16] * 3 if name == "announcer" else [np.int64, np.int64, np.int32]
         arrays = {key: voice[key].astype(kind) for key, kind in zip(KEYS, kinds, strict=True)}
         np.savez(folder / f"{name}.npz", **arrays)
@@ -443,3 +442,34 @@ def test_npz_voices_hold_arrays_alone_whatever_is_known_of_them(tmp_path):
     assert Voice.load(tmp_path / "a.safetensors") == voice
     with safe_open(tmp_path / "a.safetensors", "np") as file:
         assert file.metadata() == {"comment": "mine"}
+
+
+def test_a_voice_of_other_rates_is_kept_with_them_everywhere(tmp_path, small):
+    """A model with its own rates (16 kHz, 50 frames a second) has voices that no other model takes."""
+    random = np.random.default_rng(0)
+    arrays = random.integers(0, 60, 100), random.integers(0, 60, (2, 100)), random.integers(0, 60, (8, 100))
+    with pytest.raises(ValueError, match=r"must be 1\.5"):
+        Voice(*arrays)
+    voice = Voice(*arrays, (50.0, 50.0))
+    assert voice.seconds == 2
+    assert voice.trim(1).seconds == 1
+    assert Voice.concat(voice, voice).seconds == 4
+    assert voice != Voice(*arrays, (25.0, 25.0))
+    for name in ("one.npz", "one.safetensors"):
+        voice.save(tmp_path / name)
+        assert Voice.load(tmp_path / name) == voice
+    mixed = VoicePresets({"own": voice, "bark": made(100, 150)})
+    mixed.save(tmp_path / "bank.safetensors")
+    again = VoicePresets.load(tmp_path / "bank.safetensors")
+    assert (again.seconds("own"), again.seconds("bark")) == (2, 2)
+    assert again["own"] == voice
+    assert list(again) == ["bark", "own"]
+    with pytest.raises(ValueError, match="rates"):
+        Voice.concat(voice, made(100, 150))
+    inputs = small.processor("Hello")
+    with pytest.raises(ValueError, match="another's voice"):
+        small.model.generate(**inputs, history_prompt=voice)
+    bad = {**voice, "rates": np.array([0.0, 1])}
+    np.savez(tmp_path / "bad.npz", **bad)
+    with pytest.raises(ValueError, match="two positive numbers"):
+        Voice.load(tmp_path / "bad.npz")

@@ -149,13 +149,8 @@ def encode_voice(
     codes = codec.encode_all([wave], vocabulary.n_fine_codebooks)[0]
     ids, frames = aligned(len(semantic), codes.shape[1], tokenizer.frame_rate, vocabulary)
     fine = codes[:, frames].cpu().numpy()
-    voice = Voice(semantic[ids].cpu().numpy(), fine[: vocabulary.n_coarse_codebooks], fine)
-    voice.check_ranges(
-        vocabulary.semantic_vocab_size,
-        vocabulary.codebook_size,
-        vocabulary.n_coarse_codebooks,
-        vocabulary.n_fine_codebooks,
-    )
+    voice = Voice(semantic[ids].cpu().numpy(), fine[: vocabulary.n_coarse_codebooks], fine, vocabulary.rates)
+    voice.check_against(vocabulary)
     return voice
 
 

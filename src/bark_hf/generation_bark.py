@@ -28,7 +28,8 @@ class BarkGenerateOutput(ModelOutput):
     """Everything that one `generate` call made; row i's parts are at index i.
 
     audio (B, N) float32 with zeros on the right, audio_lengths (B,) in samples, semantic_tokens: (S_i,),
-    coarse_codes: (2, T_i), fine_codes: (8, T_i), seeds: pass them as `seed` to repeat the rows, sampling_rate in Hz.
+    coarse_codes: (2, T_i), fine_codes: (8, T_i), seeds: pass them as `seed` to repeat the rows, sampling_rate in Hz,
+    rates: semantic ids and frames a second.
     """
 
     audio: Tensor  # a ModelOutput may require its first field only
@@ -38,10 +39,12 @@ class BarkGenerateOutput(ModelOutput):
     fine_codes: list[Tensor] = None  # type: ignore[assignment]
     seeds: list[int] = None  # type: ignore[assignment]
     sampling_rate: int = None  # type: ignore[assignment]
+    rates: tuple[float, float] = None  # type: ignore[assignment]
 
     def voice(self, row: int = 0) -> Voice:
         """Row `row` as a voice for later generations. Raises ValueError where it is too short to be one."""
-        return Voice(*(self[key][row].cpu().numpy() for key in ("semantic_tokens", "coarse_codes", "fine_codes")))
+        parts = (self[key][row].cpu().numpy() for key in ("semantic_tokens", "coarse_codes", "fine_codes"))
+        return Voice(*parts, self.rates)
 
 
 class BarkGenerationMixin:
@@ -99,7 +102,8 @@ class BarkGenerationMixin:
         if return_dict_in_generate:
             tokens = zip(*((result.semantic, result.coarse, result.fine) for result in made), strict=True)
             sampling_rate = self.generation_config.sample_rate
-            return BarkGenerateOutput(audio, lengths, *map(list, tokens), seeds, sampling_rate)
+            rates = run.vocabulary.rates
+            return BarkGenerateOutput(audio, lengths, *map(list, tokens), seeds, sampling_rate, rates)
         return (audio, lengths) if return_output_lengths else audio
 
     @torch.no_grad()
@@ -137,6 +141,7 @@ class BarkGenerationMixin:
                     [result.fine],
                     [result.seed],
                     self.generation_config.sample_rate,
+                    run.vocabulary.rates,
                 ),
             )
 

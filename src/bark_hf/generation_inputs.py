@@ -63,13 +63,8 @@ def check_voices(history_prompt, rows: int, vocabulary: Vocabulary) -> list[Voic
     seen: dict[int, Voice] = {}
     for one in history_prompt:
         if one is not None and id(one) not in seen:
-            seen[id(one)] = Voice.of(one)
-            seen[id(one)].check_ranges(
-                vocabulary.semantic_vocab_size,
-                vocabulary.codebook_size,
-                vocabulary.n_coarse_codebooks,
-                vocabulary.n_fine_codebooks,
-            )
+            seen[id(one)] = Voice.of(one, vocabulary.rates)
+            seen[id(one)].check_against(vocabulary)
     return [None if one is None else seen[id(one)] for one in history_prompt]
 
 

@@ -60,6 +60,11 @@ class Vocabulary:
         return self.coarse_rate_hz / self.semantic_rate_hz * self.n_coarse_codebooks
 
     @property
+    def rates(self) -> tuple[float, float]:
+        """Semantic ids and frames a second."""
+        return float(self.semantic_rate_hz), float(self.coarse_rate_hz)
+
+    @property
     def fine_pad(self) -> int:
         return self.codebook_size
 

@@ -13,7 +13,7 @@ import numpy as np
 from safetensors import safe_open
 from transformers.utils import cached_file
 
-from .voices import COARSE_RATE_HZ, KEYS, Voice, save_bank
+from .voices import KEYS, RATES, Voice, rates_of, save_bank
 
 BANK = "voices.safetensors"
 INDEX = "speaker_embeddings_path.json"
@@ -74,7 +74,7 @@ class VoicePresets(Mapping):
             return self._voices[name].seconds
         file = self._files[name]
         try:
-            return file.frames() / COARSE_RATE_HZ
+            return file.seconds()
         except Exception as error:
             raise ValueError(f"The voice {name!r} cannot be read: {error}") from error
 
@@ -82,7 +82,8 @@ class VoicePresets(Mapping):
         if name not in self._voices:
             file = self._files[name]
             try:
-                self._voices[name] = Voice.of(file.read())
+                arrays = file.read()
+                self._voices[name] = Voice.of(arrays, rates_of(arrays))
             except Exception as error:
                 raise ValueError(f"The voice {name!r} cannot be read: {error}") from error
         return self._voices[name]
@@ -106,11 +107,16 @@ class _InBank:
 
     def read(self) -> dict[str, np.ndarray]:
         with safe_open(self.path, "np") as bank:
-            return {key: bank.get_tensor(f"{self.name}/{key}") for key in KEYS}
+            return {**{key: bank.get_tensor(f"{self.name}/{key}") for key in KEYS}, **self._rates(bank)}
 
-    def frames(self) -> int:
+    def seconds(self) -> float:
         with safe_open(self.path, "np") as bank:
-            return bank.get_slice(f"{self.name}/coarse_prompt").get_shape()[1]
+            frames = bank.get_slice(f"{self.name}/coarse_prompt").get_shape()[1]
+            return frames / rates_of(self._rates(bank))[1]
+
+    def _rates(self, bank) -> dict[str, np.ndarray]:
+        name = f"{self.name}/rates"
+        return {"rates": bank.get_tensor(name)} if name in bank.keys() else {}  # noqa: SIM118 (not a dict)
 
 
 @dataclass(frozen=True)
@@ -124,8 +130,8 @@ class _InIndex:
     def read(self) -> dict[str, np.ndarray]:
         return {key: np.load(self._path(key), allow_pickle=False) for key in KEYS}
 
-    def frames(self) -> int:
-        return np.load(self._path("coarse_prompt"), mmap_mode="r", allow_pickle=False).shape[1]
+    def seconds(self) -> float:
+        return np.load(self._path("coarse_prompt"), mmap_mode="r", allow_pickle=False).shape[1] / RATES[1]
 
     def _path(self, key: str) -> str:
         relative = PurePosixPath(str(self.files.get(key, "")))

@@ -16,8 +16,8 @@ from safetensors.numpy import load_file, save_file
 from .files import whole_file
 
 KEYS = {"semantic_prompt": 1, "coarse_prompt": 2, "fine_prompt": 2}
-SEMANTIC_RATE_HZ = 49.9  # as in the generation config, which ranks beside this file
-COARSE_RATE_HZ = 75
+RATES = 49.9, 75.0  # Bark's, as in the generation config, which ranks beside this file
+_RATES_KEY = "rates"  # of a file's arrays: only where the rates are not Bark's, for the original reads no other
 _LAYOUT = "semantic_prompt (S,), coarse_prompt (2, T) and fine_prompt (8, T), integers, T/S about 1.5"
 
 
@@ -25,12 +25,14 @@ _LAYOUT = "semantic_prompt (S,), coarse_prompt (2, T) and fine_prompt (8, T), in
 class Voice(Mapping):
     """semantic_prompt (S,), coarse_prompt (K, T) and fine_prompt (Q, T), int64, read-only; a mapping of its arrays.
 
-    Sizes are K = 2 and Q = 8 for Bark. Raises ValueError for anything that the original would refuse or that would
-    fail later: missing keys, wrong shapes or types, negative ids, lengths that do not belong together."""
+    Sizes are K = 2 and Q = 8 for Bark; rates: semantic ids and frames a second. Raises ValueError for anything that
+    the original would refuse or that would fail later: missing keys, wrong shapes or types, negative ids, lengths that
+    do not belong together."""
 
     semantic_prompt: np.ndarray
     coarse_prompt: np.ndarray
     fine_prompt: np.ndarray
+    rates: tuple[float, float] = RATES
 
     def __post_init__(self):
         for key, ndim in KEYS.items():
@@ -38,10 +40,13 @@ class Voice(Mapping):
         semantic, frames = len(self.semantic_prompt), self.coarse_prompt.shape[1]
         if semantic < 2:
             raise ValueError(f"A voice needs at least 2 semantic ids, got {semantic}. Use a longer generation.")
-        if round(frames / semantic, 1) != 1.5:
+        semantic_rate, coarse_rate = self.rates
+        wanted = round(coarse_rate / semantic_rate, 1)
+        if round(frames / semantic, 1) != wanted:
             raise ValueError(
-                f"semantic_prompt ({semantic} ids, 49.9 Hz) and coarse_prompt ({frames} frames, 75 Hz) are not the "
-                f"same stretch of speech: {frames}/{semantic} rounds to {round(frames / semantic, 1)}, it must be 1.5."
+                f"semantic_prompt ({semantic} ids, {semantic_rate:g} Hz) and coarse_prompt ({frames} frames, "
+                f"{coarse_rate:g} Hz) are not the same stretch of speech: {frames}/{semantic} rounds to "
+                f"{round(frames / semantic, 1)}, it must be {wanted}."
             )
         if self.fine_prompt.shape[1] != frames:
             raise ValueError(
@@ -49,8 +54,8 @@ class Voice(Mapping):
             )
 
     @classmethod
-    def of(cls, value: Any) -> "Voice":
-        """From a Voice or any mapping with its three keys (NumPy arrays, tensors or nested lists)."""
+    def of(cls, value: Any, rates: tuple[float, float] = RATES) -> "Voice":
+        """From a Voice or any mapping with its three keys (NumPy arrays, tensors or nested lists), of these rates."""
         if isinstance(value, cls):
             return value
         if not isinstance(value, Mapping) and not hasattr(value, "keys"):
@@ -58,7 +63,7 @@ class Voice(Mapping):
         missing = [key for key in KEYS if key not in value]
         if missing:
             raise ValueError(f"The voice lacks {', '.join(missing)}; it has {sorted(map(str, value.keys()))}.")
-        return cls(*(value[key] for key in KEYS))
+        return cls(*(value[key] for key in KEYS), rates)
 
     @classmethod
     def load(cls, path: str | Path) -> "Voice":
@@ -75,7 +80,7 @@ class Voice(Mapping):
         except Exception as error:
             raise ValueError(f"{path} is not a voice file that can be read safely ({error}). {_LAYOUT}.") from error
         try:
-            return cls.of(arrays)
+            return cls.of(arrays, rates_of(arrays))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
@@ -84,14 +89,17 @@ class Voice(Mapping):
         """One voice of several in time order; of more than 7 seconds the last 7 count, as in `trim`.
 
         Any legal lengths add up to legal ones, because a ratio of sums lies between the ratios. Raises ValueError for
-        no voices, or voices with different numbers of codebooks."""
+        no voices, or voices with different numbers of codebooks or rates."""
         if not voices:
             raise ValueError("Pass the voices to concatenate, at least one.")
         parts = [cls.of(voice) for voice in voices]
         codebooks = {(len(part.coarse_prompt), len(part.fine_prompt)) for part in parts}
         if len(codebooks) > 1:
             raise ValueError(f"The voices' codebooks (coarse, fine) differ: {sorted(codebooks)}; they must be equal.")
-        return cls(*(np.concatenate([part[key] for part in parts], axis=-1) for key in KEYS))
+        rates = {part.rates for part in parts}
+        if len(rates) > 1:
+            raise ValueError(f"The voices' rates differ: {sorted(rates)}; they must be equal.")
+        return cls(*(np.concatenate([part[key] for part in parts], axis=-1) for key in KEYS), rates.pop())
 
     def trim(self, seconds: float) -> "Voice":
         """The voice's last `seconds` to within 0.03 s (at least 0.04 s), or itself where it is no longer than that.
@@ -103,14 +111,16 @@ class Voice(Mapping):
             raise ValueError(f"`seconds` must be positive, got {seconds}.")
         if seconds >= self.seconds:
             return self
-        semantic = 2 * max(1, round(seconds * SEMANTIC_RATE_HZ / 2))
-        frames = min(round(semantic * COARSE_RATE_HZ / SEMANTIC_RATE_HZ), self.coarse_prompt.shape[1])
-        return Voice(self.semantic_prompt[-semantic:], self.coarse_prompt[:, -frames:], self.fine_prompt[:, -frames:])
+        semantic_rate, coarse_rate = self.rates
+        semantic = 2 * max(1, round(seconds * semantic_rate / 2))
+        frames = min(round(semantic * coarse_rate / semantic_rate), self.coarse_prompt.shape[1])
+        kept = self.semantic_prompt[-semantic:], self.coarse_prompt[:, -frames:], self.fine_prompt[:, -frames:]
+        return Voice(*kept, self.rates)
 
     @property
     def seconds(self) -> float:
         """How much audio its codes are."""
-        return self.coarse_prompt.shape[1] / COARSE_RATE_HZ
+        return self.coarse_prompt.shape[1] / self.rates[1]
 
     def save(self, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
         """Writes `.npz` (readable by the original) or `.safetensors`, by the path's ending; parents must exist.
@@ -118,24 +128,28 @@ class Voice(Mapping):
         metadata: goes into the header of `.safetensors`; `.npz` has no place for it (arrays alone)."""
         path = Path(path)
         if path.suffix == ".safetensors":
-            save_file({key: compact(self[key]) for key in KEYS}, path, dict(metadata) if metadata else None)
+            arrays = {key: compact(self[key]) for key in KEYS}
+            save_file({**arrays, **self.own_rates}, path, dict(metadata) if metadata else None)
         elif path.suffix == ".npz":
-            np.savez(
-                path,
-                semantic_prompt=self.semantic_prompt,
-                coarse_prompt=self.coarse_prompt,
-                fine_prompt=self.fine_prompt,
-            )
+            np.savez(path, **{**self, **self.own_rates})
         else:
             raise ValueError(f"A voice is saved as .npz or .safetensors, not {path.suffix or 'without an ending'!r}.")
 
-    def check_ranges(self, semantic_vocab_size: int, codebook_size: int, n_coarse: int, n_fine: int) -> None:
-        """Raises ValueError where an id is outside the model's vocabularies or a codebook is missing."""
-        for key, rows in (("coarse_prompt", n_coarse), ("fine_prompt", n_fine)):
+    @property
+    def own_rates(self) -> dict[str, np.ndarray]:
+        """What a file needs beside the voice's arrays: its rates, where they are not Bark's."""
+        return {} if self.rates == RATES else {_RATES_KEY: np.array(self.rates)}
+
+    def check_against(self, vocabulary: Any) -> None:
+        """Raises ValueError where an id is outside a `Vocabulary`, a codebook is missing or the rates are others."""
+        v = vocabulary
+        if self.rates != v.rates:
+            raise ValueError(f"The voice's rates are {self.rates} Hz, this model's {v.rates}: it is another's voice.")
+        for key, rows in (("coarse_prompt", v.n_coarse_codebooks), ("fine_prompt", v.n_fine_codebooks)):
             if len(self[key]) != rows:
                 raise ValueError(f"The voice's {key} has {len(self[key])} codebooks; this model needs {rows}.")
         for key in KEYS:
-            size = semantic_vocab_size if key == "semantic_prompt" else codebook_size
+            size = v.semantic_vocab_size if key == "semantic_prompt" else v.codebook_size
             if self[key].max() >= size:
                 raise ValueError(f"The voice's {key} holds id {self[key].max()}; this model's ids end at {size - 1}.")
 
@@ -159,7 +173,8 @@ class Voice(Mapping):
         return len(KEYS)
 
     def __eq__(self, other) -> bool:
-        return isinstance(other, Voice) and all(np.array_equal(self[key], other[key]) for key in KEYS)
+        same = isinstance(other, Voice) and self.rates == other.rates
+        return same and all(np.array_equal(self[key], other[key]) for key in KEYS)
 
     def __hash__(self) -> int:
         return hash(self.fingerprint)
@@ -175,8 +190,22 @@ def compact(array: np.ndarray) -> np.ndarray:
 
 def save_bank(voices: Mapping[str, Voice], path: str | Path) -> None:
     """Many voices in one `.safetensors` file, tensors named `<voice>/<key>`: beside its place first, then renamed."""
+    arrays = {}
+    for name, voice in voices.items():
+        arrays |= {f"{name}/{key}": compact(voice[key]) for key in KEYS}
+        arrays |= {f"{name}/{key}": rates for key, rates in voice.own_rates.items()}
     with whole_file(path) as beside:
-        save_file({f"{name}/{key}": compact(voice[key]) for name, voice in voices.items() for key in KEYS}, beside)
+        save_file(arrays, beside)
+
+
+def rates_of(arrays: Mapping[str, np.ndarray]) -> tuple[float, float]:
+    """The rates that a file's arrays say, else Bark's. Raises ValueError where they are no two positive numbers."""
+    if _RATES_KEY not in arrays:
+        return RATES
+    rates = np.asarray(arrays[_RATES_KEY])
+    if rates.shape != (2,) or rates.dtype.kind != "f" or not (np.isfinite(rates) & (rates > 0)).all():
+        raise ValueError(f"The voice's rates must be two positive numbers, got {rates!r:.80}.")
+    return float(rates[0]), float(rates[1])
 
 
 def _array(key: str, value: Any, ndim: int) -> np.ndarray:
@@ -197,4 +226,4 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     if not zipfile.is_zipfile(path):
         raise ValueError("not an .npz archive")
     with np.load(path, allow_pickle=False) as archive:
-        return {key: archive[key] for key in archive.files if key in KEYS}
+        return {key: archive[key] for key in archive.files if key in (*KEYS, _RATES_KEY)}

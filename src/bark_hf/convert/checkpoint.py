@@ -110,12 +110,7 @@ def _write(sources, codec, tokenizer, presets, constants, dtype, max_shard_size,
         raise ValueError(f"The tokenizer has {ids} ids, the text stage has room for {room}: a wrong one.")
     for name, voice in (presets or {}).items():
         try:
-            voice.check_ranges(
-                vocabulary.semantic_vocab_size,
-                vocabulary.codebook_size,
-                vocabulary.n_coarse_codebooks,
-                vocabulary.n_fine_codebooks,
-            )
+            voice.check_against(vocabulary)
         except ValueError as error:
             raise ValueError(f"Voice {name}: {error}") from error
     config.save_pretrained(work)

@@ -69,7 +69,7 @@ class CodecForTraining(nn.Module):
     def __init__(
         self,
         config: EncodecConfig,
-        weights: LossWeights = LossWeights(),  # noqa: B008
+        weights: LossWeights = LossWeights(),
         codebook_decay: float = 0.95,
         quantizer_dropout: bool = False,
     ):
