@@ -43,8 +43,8 @@ class BarkGenerateOutput(ModelOutput):
 
     def voice(self, row: int = 0) -> Voice:
         """Row `row` as a voice for later generations. Raises ValueError where it is too short to be one."""
-        parts = (self[key][row].cpu().numpy() for key in ("semantic_tokens", "coarse_codes", "fine_codes"))
-        return Voice(*parts, self.rates)
+        semantic, coarse, fine = self.semantic_tokens[row], self.coarse_codes[row], self.fine_codes[row]
+        return Voice(semantic.cpu().numpy(), coarse.cpu().numpy(), fine.cpu().numpy(), self.rates)
 
 
 class BarkGenerationMixin:

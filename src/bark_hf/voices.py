@@ -128,10 +128,11 @@ class Voice(Mapping):
         metadata: goes into the header of `.safetensors`; `.npz` has no place for it (arrays alone)."""
         path = Path(path)
         if path.suffix == ".safetensors":
-            arrays = {key: compact(self[key]) for key in KEYS}
-            save_file({**arrays, **self.own_rates}, path, dict(metadata) if metadata else None)
+            small = {key: compact(self[key]) for key in KEYS}
+            save_file({**small, **self.own_rates}, path, dict(metadata) if metadata else None)
         elif path.suffix == ".npz":
-            np.savez(path, **{**self, **self.own_rates})
+            arrays: dict[str, Any] = {**self, **self.own_rates}
+            np.savez(path, **arrays)
         else:
             raise ValueError(f"A voice is saved as .npz or .safetensors, not {path.suffix or 'without an ending'!r}.")
 
@@ -190,7 +191,7 @@ def compact(array: np.ndarray) -> np.ndarray:
 
 def save_bank(voices: Mapping[str, Voice], path: str | Path) -> None:
     """Many voices in one `.safetensors` file, tensors named `<voice>/<key>`: beside its place first, then renamed."""
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for name, voice in voices.items():
         arrays |= {f"{name}/{key}": compact(voice[key]) for key in KEYS}
         arrays |= {f"{name}/{key}": rates for key, rates in voice.own_rates.items()}
