@@ -63,7 +63,7 @@ class Voice(Mapping):
         missing = [key for key in KEYS if key not in value]
         if missing:
             raise ValueError(f"The voice lacks {', '.join(missing)}; it has {sorted(map(str, value.keys()))}.")
-        return cls(*(value[key] for key in KEYS), rates)
+        return cls(value["semantic_prompt"], value["coarse_prompt"], value["fine_prompt"], rates)
 
     @classmethod
     def load(cls, path: str | Path) -> "Voice":
@@ -99,7 +99,8 @@ class Voice(Mapping):
         rates = {part.rates for part in parts}
         if len(rates) > 1:
             raise ValueError(f"The voices' rates differ: {sorted(rates)}; they must be equal.")
-        return cls(*(np.concatenate([part[key] for part in parts], axis=-1) for key in KEYS), rates.pop())
+        semantic, coarse, fine = (np.concatenate([part[key] for part in parts], axis=-1) for key in KEYS)
+        return cls(semantic, coarse, fine, rates.pop())
 
     def trim(self, seconds: float) -> "Voice":
         """The voice's last `seconds` to within 0.03 s (at least 0.04 s), or itself where it is no longer than that.
