@@ -64,7 +64,9 @@ class CodecTrainingArguments(TrainingArguments):
     eval_steps: float | None = field(default=None, metadata={"help": "By default --save_steps."})
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept."})
     crop_seconds: float = field(default=0.5, metadata={"help": "Length of a crop; whole frames are taken."})
-    eval_share: float = field(default=0.05, metadata={"help": "Share of recordings kept for evaluation, at least one."})
+    eval_share: float = field(
+        default=0.05, metadata={"help": "Share of recordings kept to evaluate on, at least one."}
+    )
     eval_crops: int = field(default=64, metadata={"help": "Crops of them that an evaluation hears."})
     quantize_from: float = field(
         default=0.2, metadata={"help": "Step, or below 1 share of all, from which on frames are quantized."}
@@ -90,7 +92,8 @@ class CodecTrainingArguments(TrainingArguments):
             raise ValueError(f"--max_steps must be 1 or more, got {self.max_steps}: crops have no epochs.")
         if not 0 <= self.quantize_from < self.max_steps:
             raise ValueError(
-                f"--quantize_from must be 0 or more and below --max_steps ({self.max_steps}), got {self.quantize_from}."
+                f"--quantize_from must be at least 0 and below --max_steps ({self.max_steps}), got "
+                f"{self.quantize_from}."
             )
         if not 0 < self.freeze_encoder_from <= 1:
             raise ValueError(f"--freeze_encoder_from must be above 0 and 1 at most, got {self.freeze_encoder_from}.")
@@ -155,15 +158,13 @@ def train_codec(
 ) -> Path:
     """Trains a codec from nothing and writes `<output_dir>/model` for `EncodecModel` and `BarkCodec`; returns it.
 
-    recordings: a folder, or paths, or (N,) arrays at `config.sampling_rate`. Crops depend on (seed, number) alone: with
-    `arguments.resume` a run that was killed goes on from its last whole checkpoint to where it would have come."""
+    recordings: a folder, or paths, or (N,) arrays at `config.sampling_rate`. With `arguments.resume` a run that was
+    killed goes on from its last whole checkpoint, and comes to the same weights: crops depend on (seed, number)."""
     output = Path(arguments.output_dir)
     found = find_recordings(recordings)
     train, codebooks, held_out = _crops(found, config, arguments)
     set_seed(arguments.seed)
-    network = CodecForTraining(
-        config, arguments.loss_weights, arguments.codebook_decay, arguments.quantizer_dropout
-    )
+    network = CodecForTraining(config, arguments.loss_weights, arguments.codebook_decay, arguments.quantizer_dropout)
     network.scale_layers(_batch(codebooks, 0, 16))
     arguments.label_names = ["input_values"]  # else the Trainer sees nothing to evaluate
     # in the decoder's phase the encoder has no gradients
@@ -210,9 +211,7 @@ def codec_metrics(prediction) -> dict[str, float]:
     return metrics
 
 
-def _crops(
-    found: list, config: EncodecConfig, arguments: CodecTrainingArguments
-) -> tuple[Crops, Crops, Crops | None]:
+def _crops(found: list, config: EncodecConfig, arguments: CodecTrainingArguments) -> tuple[Crops, Crops, Crops | None]:
     """For training, for the codebooks' start and for evaluation; the last of other recordings than the others."""
     length = max(1, round(arguments.crop_seconds * config.sampling_rate / config.hop_length)) * config.hop_length
     per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size

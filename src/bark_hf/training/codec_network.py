@@ -77,16 +77,20 @@ class CodecForTraining(nn.Module):
         codebooks only, a number drawn for each.
 
         Raises ValueError for configs of what is not trained here: stereo, chunks, normalized volume."""
-        from vector_quantize_pytorch import ResidualVQ
-
+        try:
+            from vector_quantize_pytorch import ResidualVQ
+        except ImportError as error:
+            raise ImportError(
+                "Training a codec needs vector-quantize-pytorch: pip install 'bark-hf[train]'."
+            ) from error
         super().__init__()
         for name, only in (("audio_channels", 1), ("normalize", False), ("chunk_length_s", None)):
             if (given := getattr(config, name)) != only:
                 raise ValueError(f"Codecs are trained with `{name}` {only!r} only; the config has {given!r}.")
         if config.codebook_dim != config.hidden_size:
             raise ValueError(
-                f"`codebook_dim` ({config.codebook_dim}) must equal `hidden_size` ({config.hidden_size}): EncodecModel "
-                "has no layer between them."
+                f"`codebook_dim` ({config.codebook_dim}) must equal `hidden_size` ({config.hidden_size}): "
+                "EncodecModel has no layer between them."
             )
         self.codec = EncodecModel(config)
         self.weights = weights
@@ -138,8 +142,8 @@ class CodecForTraining(nn.Module):
 
     @torch.no_grad()
     def scale_layers(self, waves: Tensor) -> None:
-        """Weight norm's gains and the biases so that every convolution gives mean 0 and variance 1 on (B, N) waveforms,
-        and the last one the waveforms' variance (Salimans & Kingma, 2016).
+        """Gains and biases with which every convolution gives mean 0 and variance 1 on (B, N) waveforms, and the last
+        one the waveforms' variance (Salimans & Kingma, 2016).
 
         With torch's own weights nearly nothing comes through as many layers as a codec has."""
         if self.codec.config.norm_type != "weight_norm":

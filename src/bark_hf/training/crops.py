@@ -19,7 +19,9 @@ def find_recordings(source: str | Path | Iterable) -> list[Path | np.ndarray]:
     if isinstance(source, str | Path):
         found: list = sorted(path for path in Path(source).rglob("*") if path.suffix.lower() in FORMATS)
         if not found:
-            raise ValueError(f"There are no recordings ({', '.join(FORMATS)}) in {source}. Pass a folder that has some.")
+            raise ValueError(
+                f"There are no recordings ({', '.join(FORMATS)}) in {source}. Pass a folder that has some."
+            )
         return found
     return [Path(one) if isinstance(one, str) else one for one in source]
 

@@ -102,6 +102,7 @@ class StageTrainingArguments(TrainingArguments):
     load_best_model_at_end: bool = field(default=True, metadata={"help": "The result is the best checkpoint."})
     metric_for_best_model: str | None = field(default="loss", metadata={"help": "What is best."})
     early_stopping_patience: int = field(default=0, metadata={"help": "Stop after so many evaluations without gain."})
+    report_to: str = field(default="tensorboard", metadata={"help": "Where losses go; none, tensorboard, wandb, ..."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Leave it off: collators need all columns."})
     resume: bool = field(default=True, metadata={"help": "Go on from the last whole checkpoint of --output_dir."})
 
