@@ -52,12 +52,15 @@ class SpectralDistance(nn.Module):
     def at(self, size: int, audio: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The same at one resolution."""
         window, filters = getattr(self, f"window_{size}"), getattr(self, f"filters_{size}")
-        both = torch.stft(torch.cat([audio, target]), size, size // 4, window=window, return_complex=True).abs()
-        logs = (both + FLOOR).log()
-        mels = (filters.T @ both + FLOOR).log()
-        ours, wanted = both.chunk(2)
-        distances = [(a - b).abs().mean((1, 2)) for a, b in (mels.chunk(2), logs.chunk(2))]
-        return distances[0], distances[1], (ours - wanted).norm() / wanted.norm().clamp(min=FLOOR)
+
+        def spectra(wave: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            found = torch.stft(wave, size, size // 4, window=window, return_complex=True).abs()
+            return found, (filters.T @ found + FLOOR).log(), (found + FLOOR).log()
+
+        ours, mels, logs = spectra(audio)
+        theirs, wanted_mels, wanted_logs = spectra(target)
+        mel, magnitude = (mels - wanted_mels).abs().mean((1, 2)), (logs - wanted_logs).abs().mean((1, 2))
+        return mel, magnitude, (ours - theirs).norm() / theirs.norm().clamp(min=FLOOR)
 
 
 class CodecForTraining(nn.Module):
