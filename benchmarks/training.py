@@ -99,6 +99,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--steps", type=int, default=4, help="measured ones, after one to warm up")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--skip", nargs="*", default=[], choices=list(SETTINGS), help="settings to leave out")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--one", nargs=2, metavar=("STAGE", "SETTING"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -107,7 +108,7 @@ def main() -> None:
         return
     found = []
     for stage in STAGES:
-        for setting in SETTINGS:
+        for setting in (name for name in SETTINGS if name not in arguments.skip):
             if stage == "fine" and "padding" in setting:
                 continue  # its windows all have one length
             command = [sys.executable, *sys.argv, "--one", stage, setting]

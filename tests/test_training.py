@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from huggingface_hub import HfApi
 from transformers import TrainingArguments
 
 import bark_hf
@@ -242,6 +244,7 @@ import sys
 from pathlib import Path
 import torch
 from datasets import Dataset
+from huggingface_hub import HfApi
 from transformers import TrainingArguments
 import bark_hf
 from bark_hf.training.run import train_stage
@@ -373,3 +376,23 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(tiny, small, tmp_path):
 def test_wrong_arguments_are_said_in_a_sentence(tiny, small, tmp_path, wrong, sentence):
     with pytest.raises(ValueError, match=sentence):
         main([*prepared(tiny, small, tmp_path), *wrong])
+
+
+def test_losses_go_to_tensorboard_and_training_stops_early(tiny, small, tmp_path):
+    options = ["--stage", "semantic", "--report_to", "tensorboard", "--early_stopping_patience", "1"]
+    main([*prepared(tiny, small, tmp_path), *options, "--learning_rate", "1", "--max_steps", "20"])
+    assert list((tmp_path / "out").rglob("events.out.tfevents.*"))
+    last = last_checkpoint(tmp_path / "out" / "semantic")
+    state = json.loads((last / "trainer_state.json").read_text())
+    assert state["global_step"] < 20  # a rate of 1 ruins it at once
+
+
+def test_the_composite_is_published_with_its_card(tiny, small, tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(HfApi, "create_repo", lambda self, name, **options: SimpleNamespace(repo_id=f"me/{name}"))
+    monkeypatch.setattr(HfApi, "upload_folder", lambda self, **options: calls.append(options))
+    options = ["--stage", "semantic", "--push_to_hub", "true", "--hub_model_id", "mine", "--eval_strategy", "no"]
+    result = main([*prepared(tiny, small, tmp_path), *options])
+    (call,) = calls
+    assert (call["repo_id"], Path(call["folder_path"])) == ("me/mine", result)
+    assert (result / "README.md").is_file()

@@ -146,6 +146,8 @@ def train_stage(
 
     With `resume`, the run goes on from the last whole checkpoint there. With a LoRA rank the additions are merged at
     the end. Whatever happens, the composite holds a network without additions afterwards."""
+    if lora_rank and arguments.fsdp:
+        raise ValueError("LoRA under FSDP is not supported: LoRA needs little memory, so train it by DDP.")
     network = stage.network
     arguments.label_names = LABELS[stage.name]
     arguments.remove_unused_columns = False
@@ -175,6 +177,9 @@ def train_stage(
         trained = trainer.accelerator.unwrap_model(trainer.model)
         stage.replace(trained.merge_and_unload() if lora_rank else trained)
         stage.network.eval()
+    if trainer.is_fsdp_enabled:  # each process holds a part: gathered through a file. Never run yet
+        trainer.save_model(str(Path(arguments.output_dir) / "whole"))
+        stage.replace(type(network).from_pretrained(Path(arguments.output_dir) / "whole").eval())
     return metrics
 
 
