@@ -204,7 +204,7 @@ def test_sigterm_leaves_a_checkpoint_from_which_the_same_command_goes_on(folder,
 
 
 def test_a_run_learns_and_measures_what_it_keeps_apart(folder, tmp_path):
-    options = {"max_steps": 40, "save_steps": 20, "learning_rate": 5e-3, "per_device_train_batch_size": 4}
+    options = {"max_steps": 30, "save_steps": 10, "learning_rate": 5e-3, "per_device_train_batch_size": 4}
     result = train_codec(tiny(), folder, arguments(tmp_path, **options))
     report = json.loads((tmp_path / "training.json").read_text())
     measured = [entry["eval_mel"] for entry in report["log"] if "eval_mel" in entry]

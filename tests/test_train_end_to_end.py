@@ -49,7 +49,7 @@ def test_recordings_become_a_bark_that_speaks(small, corpus, tmp_path):
                "per_device_train_batch_size": 8, "learning_rate": 3e-3, "report_to": "none",
                "disable_tqdm": True}  # fmt: skip
     bark_hf_command("train", *(part for name, value in options.items() for part in (f"--{name}", value)))
-    report = json.loads((tmp_path / "out" / "training.json").read_text())
+    report = json.loads((tmp_path / "out" / "model" / "training.json").read_text())
     assert report["utterances"] == 36
     for stage, metrics in report["stages"].items():
         state = json.loads((tmp_path / "out" / stage / "checkpoint-20" / "trainer_state.json").read_text())

@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, ModelCard
 from transformers import TrainingArguments
 
 import bark_hf
+from bark_hf.audio import read_metadata
 from bark_hf.training.metrics import ranks
 from bark_hf.training.run import last_checkpoint, main, train_stage
+from bark_hf.training.samples import SpeakCallback
 from bark_hf.training.stages import ATTRIBUTES, LORA_LAYERS, STAGES, Stage, add_lora, save_composite
 from bark_hf.training.utterances import Utterances
 from bark_hf.vocabulary import Vocabulary
@@ -244,9 +246,11 @@ import sys
 from pathlib import Path
 import torch
 from datasets import Dataset
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, ModelCard
 from transformers import TrainingArguments
 import bark_hf
+from bark_hf.audio import read_metadata
+from bark_hf.training.samples import SpeakCallback
 from bark_hf.training.run import train_stage
 from bark_hf.training.stages import Stage
 from bark_hf.training.utterances import Utterances
@@ -317,10 +321,11 @@ def test_a_run_over_all_stages_leaves_a_composite_that_speaks(tiny, small, tmp_p
     options = ["--sample_texts", str(texts), "--sample_voice", voice, "--lora_rank", "2"]
     result = main([*prepared(tiny, small, tmp_path), *options])
     assert changed_stages(tmp_path / "start", result) == set(STAGES)
-    report = json.loads((tmp_path / "out" / "training.json").read_text())
+    report = json.loads((tmp_path / "out" / "model" / "training.json").read_text())
     assert set(report["stages"]) == set(STAGES)
     assert all(metrics["eval_loss"] > 0 and "eval_top10" in metrics for metrics in report["stages"].values())
     card = (result / "README.md").read_text()
+    assert ModelCard(card).data.pipeline_tag == "text-to-speech"
     assert "| semantic |" in card
     assert "LoRA of rank 2" in card
     samples = tmp_path / "out" / "fine" / "samples"
@@ -329,7 +334,7 @@ def test_a_run_over_all_stages_leaves_a_composite_that_speaks(tiny, small, tmp_p
     model, processor = bark_hf.BarkModel.from_pretrained(result), bark_hf.BarkProcessor.from_pretrained(result)
     assert len(model.generate(**processor("Hello", voice_preset=voice), seed=1)[0])
     again = main([*prepared(tiny, small, tmp_path), *options])  # all is finished: nothing is trained anew
-    assert json.loads((tmp_path / "out" / "training.json").read_text()) == report
+    assert json.loads((tmp_path / "out" / "model" / "training.json").read_text()) == report
     assert again == result
 
 
@@ -396,3 +401,21 @@ def test_the_composite_is_published_with_its_card(tiny, small, tmp_path, monkeyp
     (call,) = calls
     assert (call["repo_id"], Path(call["folder_path"])) == ("me/mine", result)
     assert (result / "README.md").is_file()
+
+
+def test_samples_are_scored_by_whoever_listens(bark, small, tmp_path):
+    logged: list[dict] = []
+    state = SimpleNamespace(is_world_process_zero=True, global_step=3)
+    heard = iter(["hello, the MUSIC!", "hello"])
+    speak = SpeakCallback(
+        bark, small.processor, ["Hello the music.", "Hello the song."], voice="made/short",
+        recognizer=lambda samples, rate: next(heard), log=logged.append,
+    )  # fmt: skip
+    bark.semantic.train()
+    speak.speak(tmp_path, state)
+    assert bark.semantic.training
+    assert not bark.fine_acoustics.training
+    assert logged[0]["samples_wer"] == pytest.approx(2 / 6)
+    assert read_metadata(tmp_path / "samples" / "3" / "1.wav")["comment"].count('"seed": 1')
+    with pytest.raises(ValueError, match="no sample texts"):
+        SpeakCallback(bark, small.processor, [])

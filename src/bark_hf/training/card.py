@@ -1,16 +1,17 @@
 """The model card of a trained composite: what it was made of, how, and what was measured, for people and the hub.
 
-Knows nothing of training: it reads what a run left in its folder."""
+Knows nothing of training: it is given the report of a run."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import ModelCardData
 
 
-def model_card(output: Path) -> Path:
-    """Writes `<output>/model/README.md` from `<output>/training.json` and the samples' scores; returns it."""
-    report = json.loads((output / "training.json").read_text(encoding="utf-8"))
+def model_card(report: Mapping[str, Any], output: Path) -> str:
+    """The text of a card: a run's report, and the scores of the samples that were spoken in its `output` folder."""
     facts = ModelCardData(library_name="bark_hf", pipeline_tag="text-to-speech", tags=["bark"], license=None)
     hours = "" if report["hours"] is None else f" ({report['hours']} hours)"
     settings = f"LoRA of rank {report['lora_rank']}, merged" if report["lora_rank"] else "all weights"
@@ -25,6 +26,9 @@ def model_card(output: Path) -> Path:
         "",
         "```python",
         "from bark_hf import BarkModel, BarkProcessor",
+        "",
+        "model, processor = BarkModel.from_pretrained(folder), BarkProcessor.from_pretrained(folder)",
+        'audio = model.generate(**processor("Hello."))',
         "```",
         "",
         "| stage | " + " | ".join(_METRICS.values()) + " |",
@@ -35,10 +39,7 @@ def model_card(output: Path) -> Path:
     for stage in report["stages"]:
         if (scores := _last_scores(output / stage)) is not None:
             lines += ["", f"Samples after {scores.pop('step')} steps of the {stage} stage: {json.dumps(scores)}."]
-    path = output / "model" / "README.md"
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    ModelCard.load(path)  # the hub would refuse what does not parse
-    return path
+    return "\n".join(lines) + "\n"
 
 
 _METRICS = {

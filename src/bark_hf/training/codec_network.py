@@ -69,6 +69,8 @@ class CodecForTraining(nn.Module):
     The quantizer is residual vector quantization with codebooks that follow their frames' moving averages and are
     drawn anew where nobody uses them (Zeghidour et al., 2021), from `vector-quantize-pytorch`."""
 
+    quantizing: Tensor
+
     def __init__(
         self,
         config: EncodecConfig,

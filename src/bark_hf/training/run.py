@@ -16,7 +16,6 @@ from transformers import EarlyStoppingCallback, HfArgumentParser, Trainer, Train
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from .. import __version__
-from ..files import whole_file
 from ..modeling_bark import BarkModel
 from ..processing_bark import BarkProcessor
 from ..vocabulary import Vocabulary
@@ -27,7 +26,7 @@ from .stages import LABELS, STAGES, Stage, add_lora, save_composite
 from .utterances import EpochCallback, Utterances
 
 MODEL = "model"  # the folder of the result, in the output folder
-REPORT = "training.json"  # what was done and measured, in the output folder
+REPORT = "training.json"  # in that folder, so that weights and report are of one moment
 DATA = "data"  # the tokenized corpus, in the output folder
 
 
@@ -202,7 +201,7 @@ def train(
 ) -> Path:
     """Trains the stages in turn and writes `<output_dir>/model`, a composite to load or publish; returns it.
 
-    A stage whose part of `training.json` says that it is finished is not trained again when a run is resumed."""
+    A stage that `<output_dir>/model/training.json` calls finished is not trained again when a run is resumed."""
     output = Path(arguments.output_dir)
     set_seed(arguments.seed)
     processor = BarkProcessor.from_pretrained(model.model)
@@ -235,9 +234,9 @@ def train(
         )
         done[name] = metrics
         if own.should_save:
-            save_composite(bark, processor, output / MODEL)
-            _write_report(output, done, model, data, train_rows)
-            model_card(output)
+            report = _report(done, model, data, train_rows)
+            texts = {REPORT: json.dumps(report, indent=2) + "\n", "README.md": model_card(report, output)}
+            save_composite(bark, processor, output / MODEL, texts)
     if arguments.push_to_hub and arguments.should_save:
         _publish(output / MODEL, arguments)
     return output / MODEL
@@ -313,9 +312,9 @@ def _tokenized(data: DataArguments, bark: BarkModel, processor: BarkProcessor, a
     return rows
 
 
-def _write_report(output: Path, done: dict[str, dict], model: ModelArguments, data: DataArguments, rows) -> None:
+def _report(done: dict[str, dict], model: ModelArguments, data: DataArguments, rows) -> dict[str, Any]:
     """What was done: for a resumed run, and for whoever asks what the model was made of."""
-    report = {
+    return {
         "stages": done,
         "model": model.model,
         "lora_rank": model.lora_rank,
@@ -325,13 +324,11 @@ def _write_report(output: Path, done: dict[str, dict], model: ModelArguments, da
         "bark_hf": __version__,
         "torch": torch.__version__,
     }
-    with whole_file(output / REPORT) as beside:
-        beside.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
 def _read_report(output: Path) -> dict[str, dict]:
     """The stages that an earlier run finished, with their metrics."""
-    path = output / REPORT
+    path = output / MODEL / REPORT
     return json.loads(path.read_text(encoding="utf-8"))["stages"] if path.is_file() else {}
 
 

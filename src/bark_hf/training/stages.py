@@ -2,7 +2,7 @@
 
 Knows nothing of data, of the Trainer or of files other than the composite's folder."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,9 +77,11 @@ def add_lora(network: BarkStage, rank: int = 16, alpha: int | None = None, dropo
     return get_peft_model(network, config)
 
 
-def save_composite(bark: BarkModel, processor, folder: Path) -> Path:
-    """Writes model and processor into one folder, which is whole or not there."""
+def save_composite(bark: BarkModel, processor, folder: Path, texts: Mapping[str, str] | None = None) -> Path:
+    """Writes model, processor and `texts` (file name -> content) into one folder, which is whole or not there."""
     with whole_folder(folder, replace=True) as work:
         bark.save_pretrained(work)
         processor.save_pretrained(work)
+        for name, text in (texts or {}).items():
+            (work / name).write_text(text, encoding="utf-8")
     return Path(folder)

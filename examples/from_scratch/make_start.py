@@ -1,0 +1,82 @@
+"""Semantic units and a text tokenizer from `train/`, and a Bark with random stages around the codec: `start/`."""
+
+import string
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from recipe import Work, opened, parser, say
+from texts import digest
+from tqdm import tqdm
+from transformers import BertTokenizer
+
+from bark_hf import BarkProcessor, BarkSemanticTokenizerConfig
+from bark_hf.audio import read_audio
+from bark_hf.codec import BarkCodec
+from bark_hf.files import whole_folder
+from bark_hf.modeling_semantic_tokenizer import BarkSemanticTokenizer
+from bark_hf.training.corpus import load_corpus
+from bark_hf.training.scratch import Size, Windows, new_bark
+from bark_hf.training.stages import STAGES, save_composite
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+
+
+def text_tokenizer(texts: Iterable[str], vocab_size: int) -> BertTokenizer:
+    """Lower-case word pieces: all letters and digits, alone and within words, and then the texts' most usual pieces.
+
+    No word of ASCII is unknown to it, whatever the texts hold."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+    learner = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    learner.normalizer, learner.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
+    learner.train_from_iterable(texts, trainers.WordPieceTrainer(vocab_size=vocab_size, show_progress=False))
+    learned = sorted(learner.get_vocab(), key=learner.token_to_id)
+    signs = string.ascii_lowercase + string.digits
+    known = [*SPECIAL, *string.punctuation, *signs, *(f"##{sign}" for sign in signs)]
+    pieces = list(dict.fromkeys([*known, *(piece for piece in learned if piece.isascii())]))
+    return BertTokenizer(vocab={piece: number for number, piece in enumerate(pieces[:vocab_size])})
+
+
+def semantic_units(work: Work, recordings: list[str]) -> BarkSemanticTokenizer:
+    """k-means over the cepstra of some of the recordings, saved as `units/`; what is there stays."""
+    folder, settings = work.folder / "units", work.settings["units"]
+    if not folder.is_dir():
+        units = BarkSemanticTokenizer(
+            BarkSemanticTokenizerConfig(features="mfcc", quantizer="kmeans", **settings["config"])
+        )
+        some = sorted(recordings, key=lambda path: digest(Path(path).name))[: settings["recordings"]]
+        waves = (read_audio(path)[0] for path in tqdm(some, desc="units", unit="recording"))
+        units.fit(waves, max_frames=settings["max_frames"])
+        with whole_folder(folder) as made:
+            units.save_pretrained(made)
+    return BarkSemanticTokenizer.from_pretrained(folder).eval()
+
+
+def main() -> None:
+    work = opened(parser(__doc__).parse_args().work)
+    settings = work.settings
+    with work.timed("start"):
+        corpus = load_corpus(work.folder / "train")
+        units = semantic_units(work, [audio["path"] for audio in corpus["audio"]])
+        tokenizer = text_tokenizer(corpus["text"], settings["text_vocab_size"])
+        model = new_bark(
+            BarkCodec.from_pretrained(work.folder / "codec" / "model"),
+            len(tokenizer),
+            units.config.vocab_size,
+            units.frame_rate,
+            windows=Windows(**settings["windows"]),
+            **{name: Size(**settings["stages"][name]["size"]) for name in STAGES},
+        )
+        longest = max(len(ids) for ids in tokenizer(list(corpus["text"]), add_special_tokens=False)["input_ids"])
+        folder = save_composite(model, BarkProcessor(tokenizer), work.folder / "start")
+    for name, part in model.named_children():
+        say(f"{name}: {sum(weight.numel() for weight in part.parameters()) / 1e6:.2f} M weights")
+    say(f"The longest text has {longest} ids of {settings['windows']['text']}: {folder}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
