@@ -30,7 +30,7 @@ def text_tokenizer(texts: Iterable[str], vocab_size: int) -> BertTokenizer:
 
     learner = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     learner.normalizer, learner.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
-    learner.train_from_iterable(texts, trainers.WordPieceTrainer(vocab_size=vocab_size, show_progress=False))
+    learner.train_from_iterator(texts, trainers.WordPieceTrainer(vocab_size=vocab_size, show_progress=False))
     learned = sorted(learner.get_vocab(), key=learner.token_to_id)
     signs = string.ascii_lowercase + string.digits
     known = [*SPECIAL, *string.punctuation, *signs, *(f"##{sign}" for sign in signs)]
