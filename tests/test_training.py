@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from conftest import since_5_20
 from datasets import Dataset
 from huggingface_hub import HfApi, ModelCard
 from transformers import TrainingArguments
@@ -156,6 +157,7 @@ def test_a_resumed_run_ends_with_the_same_weights(tiny, name, tmp_path):
     assert_close(*results)
 
 
+@since_5_20
 @pytest.mark.parametrize("name", STAGES)
 def test_accumulated_gradients_equal_a_larger_batch(tiny, name, tmp_path):
     results = []
