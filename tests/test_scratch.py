@@ -13,7 +13,7 @@ from bark_hf.training.utterances import Utterances
 
 SIZE = Size(layers=2, heads=2, width=32)
 WINDOWS = Windows(
-    text=48, semantic=120, coarse_semantic=64, coarse_history=120, coarse_step=20, fine=96, fine_history=32
+    text=48, semantic=120, coarse_semantic=72, coarse_history=120, coarse_step=20, fine=96, fine_history=32
 )
 
 
@@ -78,5 +78,5 @@ def test_what_does_not_fit_is_said(codec):
     options = {"semantic": SIZE, "coarse": SIZE, "fine": SIZE}
     with pytest.raises(ValueError, match="the codec has 8"):
         new_bark(codec, 100, 50, 50.0, n_codebooks=9, **options)
-    with pytest.raises(ValueError, match="must hold the 100 semantic ids"):
+    with pytest.raises(ValueError, match="must hold the 130 semantic ids"):
         new_bark(codec, 100, 50, 50.0, windows=Windows(coarse_semantic=64, coarse_history=200), **options)

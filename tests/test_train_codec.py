@@ -13,7 +13,7 @@ import soundfile
 import torch
 from safetensors.torch import load_file
 from synthetic import speech
-from transformers import EncodecConfig
+from transformers import EncodecConfig, TrainerControl, TrainerState
 from transformers.audio_utils import mel_filter_bank
 
 from bark_hf.codec import BarkCodec
@@ -163,22 +163,35 @@ def test_a_run_that_broke_ends_with_the_same_weights(folder, tmp_path, monkeypat
     """Crops, codebooks, dead entries and dropped codebooks are the same as without the break."""
     options = {"quantize_from": 4, "quantizer_dropout": True, "freeze_encoder_from": 0.9}
     wanted = state(train_codec(tiny(), folder, arguments(tmp_path / "whole", **options)).parent)
-    on_step_begin = Phases.on_step_begin
+    on_step_begin, steps = Phases.on_step_begin, []
 
     def breaks(self, args, state, control, **kwargs):
-        if state.global_step == halt:
+        steps.append(state.global_step)
+        if steps == list(range(halt + 1)):
             raise RuntimeError("power cut")
         on_step_begin(self, args, state, control, **kwargs)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Phases, "on_step_begin", breaks)
-        with pytest.raises(RuntimeError, match="power cut"):
-            train_codec(tiny(), folder, arguments(tmp_path / "broken", **options))
+    monkeypatch.setattr(Phases, "on_step_begin", breaks)
+    with pytest.raises(RuntimeError, match="power cut"):
+        train_codec(tiny(), folder, arguments(tmp_path / "broken", **options))
     assert not (tmp_path / "broken" / "model").exists()
-    for _ in ("to its end", "again, with nothing left to do"):
+    for left in (list(range(halt - 1, 6)), []):  # from the last checkpoint to the end, then nothing to do
+        steps.clear()
         found = state(train_codec(tiny(), folder, arguments(tmp_path / "broken", **options)).parent)
+        assert steps == left
         assert found.keys() == wanted.keys()
         assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_phases_begin_at_their_steps_and_after_a_break_too(tmp_path):
+    found = []
+    options = arguments(tmp_path, max_steps=10, quantize_from=0.2, freeze_encoder_from=0.5)
+    crops = Crops([speech(1.0)], RATE, 3200, 4)
+    network = CodecForTraining(tiny())
+    for step in (0, 1, 2, 4, 5, 9, 1):
+        Phases(crops).on_step_begin(options, TrainerState(global_step=step), TrainerControl(), model=network)
+        found.append((bool(network.quantizing), network.encoder_frozen))
+    assert found == [(False, False)] * 2 + [(True, False)] * 2 + [(True, True)] * 2 + [(True, False)]
 
 
 def test_sigterm_leaves_a_checkpoint_from_which_the_same_command_goes_on(folder, tmp_path):

@@ -31,7 +31,7 @@ def speak(text: str, voice: str, path: Path) -> None:
 
 
 def read_aloud(readings: list[tuple[str, str]], folder: Path, max_seconds: float) -> int:
-    """(text, voice) pairs -> recordings and `metadata.jsonl`, without those that are too long. Returns their number."""
+    """(text, voice) pairs -> recordings and `metadata.jsonl`, without what is too long. Returns their number."""
 
     def one(reading: tuple[str, str]) -> dict[str, str] | None:
         text, voice = reading

@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 WORDNET = Path("/usr/share/wordnet")  # of Debian's wordnet-base
 HELD_OUT_OF = 50  # one text of so many is never trained on
 _COMMON = 20  # times that a word of a held-out phrase occurs at least: a recognizer should know it
-_DIGITS = "zero one two three four five six seven eight nine".split()
+_DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 _LEGAL = re.compile(r"[A-Za-z][A-Za-z0-9 ,'?!-]*\.?")
 
 

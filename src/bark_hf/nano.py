@@ -4,10 +4,12 @@ Knows nothing of how it was trained; it loads a folder beside this file."""
 
 from pathlib import Path
 
+import torch
+
 from .modeling_bark import BarkModel
 from .processing_bark import BarkProcessor
 
-FOLDER = Path(__file__).with_name("nano_model")
+FOLDER = Path(__file__).with_name("models") / "nano"
 
 
 def nano() -> tuple[BarkModel, BarkProcessor]:
@@ -19,4 +21,5 @@ def nano() -> tuple[BarkModel, BarkProcessor]:
             "This version of bark_hf bundles no model yet. Load one: BarkModel.from_pretrained('suno/bark-small') and "
             "BarkProcessor.from_pretrained('suno/bark-small')."
         )
-    return BarkModel.from_pretrained(FOLDER).eval(), BarkProcessor.from_pretrained(FOLDER)
+    model = BarkModel.from_pretrained(FOLDER, dtype=torch.float32)  # kept in float16, which is slow on a CPU
+    return model.eval(), BarkProcessor.from_pretrained(FOLDER)

@@ -112,11 +112,12 @@ def new_bark(
         sample_rate=frames.sampling_rate,
         codebook_size=codes,
     )
-    needed = math.floor(w.coarse_history / model._vocabulary().ratio)
+    ratio = model._vocabulary().ratio
+    needed = math.floor(w.coarse_history / ratio) + math.ceil(w.coarse_step / ratio)
     if needed > w.coarse_semantic:
         raise ValueError(
             f"`windows.coarse_semantic` ({w.coarse_semantic}) must hold the {needed} semantic ids of "
-            f"`windows.coarse_history` ({w.coarse_history} coarse ids)."
+            f"`windows.coarse_history` and `coarse_step` ({w.coarse_history} + {w.coarse_step} coarse ids)."
         )
     model._checked_generation_config()
     return model.eval()

@@ -51,9 +51,12 @@ class Utterances(torch.utils.data.Dataset):
         if "speaker" in columns:
             speakers = table["speaker"] if hasattr(table, "column_names") else [row["speaker"] for row in table]
         self.peers: dict[str | None, list[int]] = {}  # speaker -> rows
+        self.places: dict[int, int] = {}  # row -> where it stands among its speaker's
         for row, speaker in enumerate(speakers):
             if speaker is not None:
-                self.peers.setdefault(speaker, []).append(row)
+                peers = self.peers.setdefault(speaker, [])
+                self.places[row] = len(peers)
+                peers.append(row)
         self.speakers = list(speakers)
 
     def set_epoch(self, epoch: int) -> None:
@@ -82,7 +85,7 @@ class Utterances(torch.utils.data.Dataset):
         peers = self.peers.get(self.speakers[index], [])
         if len(peers) < 2:
             return None
-        other = peers[(peers.index(index) + int(draws.integers(1, len(peers)))) % len(peers)]
+        other = peers[(self.places[index] + int(draws.integers(1, len(peers)))) % len(peers)]
         row = self.table[other]
         semantic, codes = np.asarray(row["semantic_ids"], np.int64), np.asarray(row["codes"], np.int64)
         if len(semantic) < MIN_HISTORY:
