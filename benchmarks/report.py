@@ -1,4 +1,6 @@
-"""Makes the README's table of speeds from benchmarks/results/*.json: report.py [README] [RESULTS]."""
+"""Makes the README's tables from benchmarks/results/: of speech (*.json) and of training (training/*.json).
+
+report.py [README] [RESULTS]"""
 
 import json
 import sys
@@ -7,7 +9,7 @@ from pathlib import Path
 from bark_hf.bench.tables import COLUMNS, heading, rows
 
 HERE = Path(__file__).parent
-BEGIN, END = "<!-- bench -->", "<!-- /bench -->"
+TRAINING = ("stage", "setting", "s a step", "s of audio a second", "peak GB")
 
 
 def section(name: str, result: dict) -> str:
@@ -19,16 +21,37 @@ def section(name: str, result: dict) -> str:
     return "\n".join([*lines, "", f"{commit}{versions}; a copy moves {result['copy_gb_s']:.0f} GB/s here."])
 
 
+def training_section(name: str, result: dict) -> str:
+    """One result of benchmarks/training.py as Markdown."""
+    options, hardware = result["options"], result["hardware"]
+    where = f"{hardware.get('gpu') or hardware['cpu']}, {options['threads']} threads"
+    size = f"{options['size']} (layers, heads, width), batches of {options['batch_size']}"
+    lines = [
+        f"**{size}, {where}** (`training/{name}`)",
+        "",
+        f"| {' | '.join(TRAINING)} |",
+        "|---" * len(TRAINING) + "|",
+    ]
+    for one in result["results"]:
+        figures = [f"{one[name]:.3g}" for name in ("seconds_per_step", "audio_seconds_per_second", "peak_gb")]
+        lines.append(f"| {' | '.join([one['stage'], one['setting'], *figures])} |")
+    gain = f"{result['gain_of_grouping']:.2f} times as fast as padding to full length"
+    return "\n".join([*lines, "", f"Grouping sentences by length, the default, trains the semantic stage {gain}."])
+
+
 def report(readme: Path, results: Path) -> None:
     """Replaces what stands between the markers. Raises ValueError where they are missing."""
     text = readme.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"{readme} needs the markers {BEGIN} and {END}, in this order.")
-    files = sorted(results.glob("*.json"))
-    sections = [section(path.name, json.loads(path.read_text(encoding="utf-8"))) for path in files]
-    readme.write_text("\n\n".join([before + BEGIN, *sections, END + after]), encoding="utf-8")
+    for marker, folder, make in (("bench", results, section), ("training", results / "training", training_section)):
+        begin, end = f"<!-- {marker} -->", f"<!-- /{marker} -->"
+        before, found, rest = text.partition(begin)
+        _, closed, after = rest.partition(end)
+        if not (found and closed):
+            raise ValueError(f"{readme} needs the markers {begin} and {end}, in this order.")
+        files = sorted(folder.glob("*.json"))
+        sections = [make(path.name, json.loads(path.read_text(encoding="utf-8"))) for path in files]
+        text = "\n\n".join([before + begin, *sections, end + after])
+    readme.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -214,10 +214,17 @@ def test_where_no_engine_can_run_the_reasons_are_said():
 def test_the_report_is_a_table_between_the_markers_and_idempotent(measured, tmp_path):
     readme, results = tmp_path / "README.md", measured[2].parent
     report = report_module()
-    readme.write_text("# Title\n\n<!-- bench -->\nold\n<!-- /bench -->\n\nMore.\n")
+    (results / "training").mkdir()
+    one = {"stage": "fine", "setting": "LoRA 16", "seconds_per_step": 1.5, "audio_seconds_per_second": 8, "peak_gb": 2}
+    options = {"size": "12x12x768", "batch_size": 2, "threads": 2}
+    trained = {"options": options, "hardware": {"cpu": "A"}, "results": [one], "gain_of_grouping": 1.5}
+    (results / "training" / "a.json").write_text(json.dumps(trained))
+    markers = "<!-- training -->\n<!-- /training -->\n\n<!-- bench -->\nold\n<!-- /bench -->\n\nMore.\n"
+    readme.write_text(f"# Title\n\n{markers}")
     report.report(readme, results)
     first = readme.read_text()
-    assert first.startswith("# Title\n\n<!-- bench -->\n")
+    assert first.startswith("# Title\n\n<!-- training -->\n")
+    assert "| fine | LoRA 16 | 1.5 | 8 | 2 |" in first
     assert first.endswith("\n<!-- /bench -->\n\nMore.\n")
     assert "old" not in first
     lines = first.splitlines()
@@ -233,6 +240,7 @@ def test_the_report_is_a_table_between_the_markers_and_idempotent(measured, tmp_
 
 def test_the_readme_has_its_markers():
     text = (ROOT / "README.md").read_text()
+    assert text.index("<!-- training -->") < text.index("<!-- /training -->")
     assert text.index("<!-- bench -->") < text.index("<!-- /bench -->") < text.index("## Convert")
 
 
