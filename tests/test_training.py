@@ -330,6 +330,8 @@ def test_a_run_over_all_stages_leaves_a_composite_that_speaks(tiny, small, tmp_p
     assert ModelCard(card).data.pipeline_tag == "text-to-speech"
     assert "| semantic |" in card
     assert "LoRA of rank 2" in card
+    assert "[samples/0.wav](samples/0.wav), [samples/1.wav](samples/1.wav)." in card
+    assert {path.name for path in (result / "samples").iterdir()} == {"0.wav", "1.wav"}
     samples = tmp_path / "out" / "fine" / "samples"
     assert {path.name for path in samples.glob("6/*")} == {"0.wav", "1.wav"}
     assert [json.loads(line)["step"] for line in (samples / "scores.jsonl").read_text().splitlines()] == [2, 4, 6]

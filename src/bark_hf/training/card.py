@@ -10,8 +10,10 @@ from typing import Any
 from huggingface_hub import ModelCardData
 
 
-def model_card(report: Mapping[str, Any], output: Path) -> str:
-    """The text of a card: a run's report, and the scores of the samples that were spoken in its `output` folder."""
+def model_card(report: Mapping[str, Any], output: Path, samples: list[str]) -> str:
+    """The text of a card: a run's report, the scores of what was spoken in its `output` folder, and links to it.
+
+    samples: paths of recordings beside the card."""
     facts = ModelCardData(library_name="bark_hf", pipeline_tag="text-to-speech", tags=["bark"], license=None)
     hours = "" if report["hours"] is None else f" ({report['hours']} hours)"
     settings = f"LoRA of rank {report['lora_rank']}, merged" if report["lora_rank"] else "all weights"
@@ -39,6 +41,8 @@ def model_card(report: Mapping[str, Any], output: Path) -> str:
     for stage in report["stages"]:
         if (scores := _last_scores(output / stage)) is not None:
             lines += ["", f"Samples after {scores.pop('step')} steps of the {stage} stage: {json.dumps(scores)}."]
+    if samples:
+        lines += ["", "Listen: " + ", ".join(f"[{path}]({path})" for path in samples) + "."]
     return "\n".join(lines) + "\n"
 
 

@@ -21,7 +21,7 @@ from ..processing_bark import BarkProcessor
 from ..vocabulary import Vocabulary
 from .card import model_card
 from .metrics import ranks
-from .samples import SpeakCallback, asr_recognizer
+from .samples import SpeakCallback, asr_recognizer, last_samples
 from .stages import LABELS, STAGES, Stage, add_lora, save_composite
 from .utterances import EpochCallback, Utterances
 
@@ -235,8 +235,10 @@ def train(
         done[name] = metrics
         if own.should_save:
             report = _report(done, model, data, train_rows)
-            texts = {REPORT: json.dumps(report, indent=2) + "\n", "README.md": model_card(report, output)}
-            save_composite(bark, processor, output / MODEL, texts)
+            files = {f"samples/{path.name}": path.read_bytes() for path in last_samples(output / name)}
+            files["README.md"] = model_card(report, output, sorted(files)).encode()
+            files[REPORT] = (json.dumps(report, indent=2) + "\n").encode()
+            save_composite(bark, processor, output / MODEL, files)
     if arguments.push_to_hub and arguments.should_save:
         _publish(output / MODEL, arguments)
     return output / MODEL

@@ -93,6 +93,12 @@ class SpeakCallback(TrainerCallback):
         return scores
 
 
+def last_samples(output: Path) -> list[Path]:
+    """The recordings of the last step at which a stage's run in `output` spoke."""
+    folders = [path for path in (output / "samples").glob("*") if path.name.isdigit()]
+    return sorted(max(folders, key=lambda path: int(path.name)).glob("*.wav")) if folders else []
+
+
 def word_error_rate(texts: list[str], heard: list[str]) -> float:
     """Words wrong, missing or too many, over the words there are; case and punctuation do not count. By jiwer."""
     import jiwer

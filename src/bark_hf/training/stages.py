@@ -77,11 +77,12 @@ def add_lora(network: BarkStage, rank: int = 16, alpha: int | None = None, dropo
     return get_peft_model(network, config)
 
 
-def save_composite(bark: BarkModel, processor, folder: Path, texts: Mapping[str, str] | None = None) -> Path:
-    """Writes model, processor and `texts` (file name -> content) into one folder, which is whole or not there."""
+def save_composite(bark: BarkModel, processor, folder: Path, files: Mapping[str, bytes] | None = None) -> Path:
+    """Writes model, processor and `files` (path inside -> content) into one folder, which is whole or not there."""
     with whole_folder(folder, replace=True) as work:
         bark.save_pretrained(work)
         processor.save_pretrained(work)
-        for name, text in (texts or {}).items():
-            (work / name).write_text(text, encoding="utf-8")
+        for name, content in (files or {}).items():
+            (work / name).parent.mkdir(exist_ok=True)
+            (work / name).write_bytes(content)
     return Path(folder)
