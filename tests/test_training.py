@@ -377,6 +377,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(tiny, small, tmp_path):
     [
         (["--stage", "codec"], "--stage takes semantic, coarse, fine"),
         (["--lora_rank", "-1"], "--lora_rank must be 0"),
+        (["--model", "/nowhere"], "There is no folder /nowhere"),
         (["--eval_share", "1"], "--eval_share must be"),
         (["--eval_share", "0"], "nothing to evaluate on"),
         (["--data", "/nowhere"], "no tokenized dataset"),

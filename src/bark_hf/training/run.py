@@ -44,6 +44,8 @@ class ModelArguments:
         self.stages = STAGES if self.stage == "all" else tuple(self.stage.replace(",", " ").split())
         if not self.stages or not {*self.stages} <= {*STAGES}:
             raise ValueError(f"--stage takes {', '.join(STAGES)} or all, got {self.stage!r}.")
+        if self.model.startswith((".", "/", "~")) and not Path(self.model).is_dir():
+            raise ValueError(f"There is no folder {self.model}. Pass a checkpoint's folder or a hub id.")
         if self.lora_rank < 0:
             raise ValueError(f"--lora_rank must be 0 (off) or more, got {self.lora_rank}.")
 
