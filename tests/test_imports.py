@@ -30,16 +30,19 @@ RANKS = [
         "decoding",
         "quantization",
     },
-    {"generation_stages", "generation_inputs", "voice_presets"},
+    {"generation_stages", "generation_inputs", "voice_presets", "codec_stream"},
     {"generation_run"},
+    {"generation_stream"},
     {"generation_bark"},
     {"modeling_bark", "modeling_semantic_tokenizer", "processing_bark"},
-    {"pipeline", "cloning", "similarity"},
+    {"sentences", "script", "joins", "captions", "loudness"},
+    {"pipeline", "cloning", "similarity", "guard", "cast", "resume"},
+    {"best_of"},
     {"longform"},
     {"training", "convert", "bench", "nano", "compat", "register", "remote_code"},
     {"apps"},
 ]
-CORE = [name for rank in RANKS[:6] for name in rank if name != "audio"]
+CORE = [name for rank in RANKS[:7] for name in rank if name != "audio"]
 ALLOWED_IN_CORE = {"torch", "transformers", "numpy", "safetensors", "huggingface_hub"} | sys.stdlib_module_names
 LAZILY = {"accelerate", "py3langid", "sklearn"}  # inside a function
 

@@ -208,12 +208,14 @@ def run_jobs(
     eos: int | None = None,
     logits_processor=None,
     report=None,
-    look_every: int = 1,
+    look_every: int | None = None,
+    partial: bool = False,
 ) -> Iterator[Any]:
     """Runs jobs in `slots` rows and yields each as it ends; a freed row goes to the next job at once.
 
     `jobs` is read when a row is free. Rows are kept dense, so that a step costs what its running rows cost.
-    `look_every`: how many steps go without looking at the ids, where stops can happen."""
+    `look_every`: how many steps at most go without looking at the ids; None: as many as the jobs' prompts allow. With
+    `partial` each job also comes out unfinished, whenever it has new ids."""
     waiting = iter(jobs)
     active: list[Any] = []
     with sessions.session(model, slots, capacity) as session:
@@ -232,9 +234,11 @@ def run_jobs(
                 if report is not None:
                     report(active[rows], 0, last[rows])
             steps = 0 if any(job.done for job in active) else min(job.budget() for job in active)
-            if eos is not None:
+            if look_every is not None:
                 steps = min(steps, look_every)
             _advance(session, steps, active, last[: len(active)], options, eos, logits_processor, report)
+            if partial:
+                yield from [job for job in active if not job.done]
             for row in reversed(range(len(active))):
                 if active[row].done:
                     end = len(active) - 1

@@ -2,21 +2,25 @@
 
 Knows nothing of the networks' insides or of files. Everything is checked before any network runs."""
 
+import math
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig
 from transformers.utils import ModelOutput
 
+from .codec_stream import check_causal
 from .decoding import SessionPool
 from .generation_configuration_bark import BarkGenerationConfig
 from .generation_inputs import check_batch_size, check_ids, check_texts, check_voices
 from .generation_options import all_options, stage_options
 from .generation_run import Request, Run, warn_silent
+from .generation_stream import stream_audio
 from .quantization import computes_bfloat16, quantize_linears
 from .sampling import MAX_SEED, row_seeds
 from .vocabulary import Vocabulary
@@ -120,9 +124,10 @@ class BarkGenerationMixin:
     ) -> Iterator[tuple[int, BarkGenerateOutput]]:
         """Any number of texts -> (index, result) as each is done, not in their order.
 
-        inputs: an iterable of what the processor gives for one text; with `processor`, also of texts and
-        (text, voice) pairs. It is read as rows get free: `batch_size` texts run at a time in each stage, and one that
-        ends makes room for the next at once. seed: text i gets seed + i. Other keywords as in `generate`."""
+        inputs: an iterable of what the processor gives for one text; with `processor`, also of texts, (text, voice)
+        and (text, voice, seed). It is read as rows get free: `batch_size` texts run at a time in each stage, and one
+        that ends makes room for the next at once. seed: text i gets seed + i, unless it brings its own. Other keywords
+        as in `generate`."""
         run = Run(self, all_options(self._checked_generation_config(), generation_config, options))
         run.callbacks(logits_processor, None)
         if seed is not None:
@@ -144,6 +149,51 @@ class BarkGenerationMixin:
                     run.vocabulary.rates,
                 ),
             )
+
+    def stream(
+        self,
+        input_ids: Tensor | None = None,
+        history_prompt: Any = None,
+        *,
+        attention_mask: Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        lookahead: float | None = 0.3,
+        overlap: float | None = None,
+        seed: int | list[int] | None = None,
+        generator: torch.Generator | None = None,
+        logits_processor=None,
+        streamer=None,
+        **options,
+    ) -> Iterator[np.ndarray]:
+        """Text ids (1, L) -> the pieces of its speech, (N_i,) float32, as each is made. Closing it frees everything.
+
+        lookahead: seconds of coarse codes that the fine stage sees behind what it settles. With None the samples are
+        those of `generate` for the same seed, up to float rounding, and come late: a text within one fine window (a
+        voice and 7 s) after its last coarse code. With less the first comes sooner, and codebooks 2 to 7 know less of
+        what follows. overlap: seconds of semantic ids behind a coarse window before it is made, so that both stages
+        advance together: sooner still, other samples; None waits for the last. Others as in `generate`.
+        Raises ValueError or TypeError at once for input that cannot be spoken, or a codec that is not causal."""
+        run = Run(self, all_options(self._checked_generation_config(), generation_config, options))
+        run.callbacks(logits_processor, streamer)
+        texts = check_texts(input_ids, attention_mask, run.vocabulary)
+        if len(texts) != 1:
+            raise ValueError(f"`stream` speaks one text, got {len(texts)}; `generate` takes several.")
+        (voice,) = check_voices(history_prompt, 1, run.vocabulary)
+        (row_seed,) = row_seeds(1, seed, generator)
+        check_causal(self.codec_model.config)
+        for name, seconds in (("lookahead", lookahead), ("overlap", overlap)):
+            if seconds is not None and not 0 <= seconds < math.inf:
+                raise ValueError(f"`{name}` is in seconds, 0 or more, or None; got {seconds!r}.")
+        frames = None if lookahead is None else round(lookahead * run.vocabulary.coarse_rate_hz)
+        ahead = None if overlap is None else round(overlap * run.vocabulary.semantic_rate_hz)
+        return self._stream(run, Request(0, texts[0], voice, row_seed), frames, ahead)
+
+    @torch.no_grad()
+    def _stream(self, run: Run, request: Request, lookahead: int | None, ahead: int | None) -> Iterator[np.ndarray]:
+        for audio in stream_audio(run, request, lookahead, ahead):
+            yield audio.cpu().numpy()
+        run.end()
+        warn_silent([request])
 
     @torch.no_grad()
     def generate_semantic(
@@ -281,11 +331,14 @@ class BarkGenerationMixin:
 def _requests(inputs: Iterable[Any], processor, seed: int | None, vocabulary: Vocabulary) -> Iterator[Request]:
     """Each input of `generate_many`, checked when it is read."""
     for index, one in enumerate(inputs):
-        (row_seed,) = row_seeds(1, None if seed is None else (seed + index) % (MAX_SEED + 1))
-        if isinstance(one, str) or (isinstance(one, tuple) and len(one) == 2):
+        own = one[2] if isinstance(one, tuple) and len(one) == 3 else None
+        if own is None and seed is not None:
+            own = (seed + index) % (MAX_SEED + 1)
+        (row_seed,) = row_seeds(1, own)
+        if isinstance(one, str) or (isinstance(one, tuple) and len(one) in (2, 3)):
             if processor is None:
                 raise ValueError(f"Input {index} is a text: pass `processor=`, or what the processor gives for it.")
-            text, voice = (one, None) if isinstance(one, str) else one
+            text, voice = (one, None) if isinstance(one, str) else one[:2]
             one = processor(text, voice_preset=voice, voice_seed=row_seed)
         if not hasattr(one, "keys") or "input_ids" not in one:
             raise ValueError(f"Input {index} must be what the processor gives for one text, got {type(one).__name__}.")

@@ -51,6 +51,10 @@ class Run:
         self.processor, self.streamer = logits_processor, streamer
         self.report = None if streamer is None else streamer.put
 
+    @property
+    def look_every(self) -> int:
+        return 1 if self.model.semantic.device.type == "cpu" else LOOK_EVERY
+
     def end(self) -> None:
         if self.streamer is not None:
             self.streamer.end()
@@ -69,7 +73,6 @@ class Run:
                     one.index, one.text, one.voice, options, self.vocabulary, one.seed, model.config.block_size
                 )
 
-        look_every = 1 if model.device.type == "cpu" else LOOK_EVERY
         for job in run_semantic(
             self.model.sessions,
             model,
@@ -79,7 +82,7 @@ class Run:
             self.vocabulary,
             self.processor,
             self.report,
-            look_every,
+            self.look_every,
         ):
             request = running.pop(job.index)
             request.semantic = job.ids.to(model.device)

@@ -144,6 +144,11 @@ class CoarseJob:
         return self.drawn == self.total
 
     @property
+    def frames(self) -> int | None:
+        """How many there will be; None where that is not known yet."""
+        return self.total // self.vocabulary.n_coarse_codebooks
+
+    @property
     def ids(self) -> Tensor:
         return self.coarse[self.n_coarse_history :]
 
@@ -153,22 +158,24 @@ class CoarseJob:
 
 
 def run_semantic(sessions, model, jobs: Iterable[SemanticJob], slots: int, options, vocabulary: Vocabulary,
-                 processor=None, report=None, look_every: int = 1) -> Iterator[SemanticJob]:  # fmt: skip
-    """Yields the jobs as they end, each with its `ids`."""
+                 processor=None, report=None, look_every: int = 1, partial: bool = False) -> Iterator[SemanticJob]:  # fmt: skip
+    """Yields the jobs as they end, each with its `ids`; with `partial` also whenever one has new ids."""
     eos = vocabulary.semantic_pad_token if options.allow_early_stop else None
     yield from run_jobs(
         sessions, model, jobs, slots, model.config.block_size, options,
-        eos=eos, logits_processor=processor, report=_reporter("semantic", report), look_every=look_every,
+        eos=eos, logits_processor=processor, report=_reporter("semantic", report),
+        look_every=look_every if partial or eos is not None else None, partial=partial,
     )  # fmt: skip
 
 
 def run_coarse(sessions, model, jobs: Iterable[CoarseJob], slots: int, options, vocabulary: Vocabulary,
-               processor=None, report=None) -> Iterator[CoarseJob]:  # fmt: skip
-    """Yields the jobs as they end, each with its `codes`."""
+               processor=None, report=None, partial: bool = False) -> Iterator[CoarseJob]:  # fmt: skip
+    """Yields the jobs as they end, each with its `codes`; with `partial` also after every window."""
     capacity = vocabulary.max_coarse_input_length + options.max_coarse_history + options.sliding_window_len
     yield from run_jobs(
-        sessions, model, jobs, slots, capacity, options, logits_processor=processor, report=_reporter("coarse", report)
-    )
+        sessions, model, jobs, slots, capacity, options,
+        logits_processor=processor, report=_reporter("coarse", report), partial=partial,
+    )  # fmt: skip
 
 
 def _reporter(stage: str, report):
@@ -218,20 +225,34 @@ def run_fine(
     rows = [FineRow(c.cpu(), voice, vocabulary) for c, voice in zip(coarse, voices, strict=True)]
     streams = [random_stream(seed, "fine") for seed in seeds]
     loops = max(row.loops for row in rows)
-    passes = vocabulary.n_fine_codebooks - vocabulary.n_coarse_codebooks
     for loop in range(loops):
         active = [i for i, row in enumerate(rows) if row.loops > loop]
-        spans = [rows[i].span(loop) for i in active]
-        frames = [rows[i].frames[start:][: rows[i].window] for i, (start, _) in zip(active, spans, strict=True)]
-        window = FineWindow(model, torch.stack(frames).to(device), [first for _, first in spans], vocabulary)
-        for done in range(1, passes + 1):
-            noise = torch.stack([uniforms(streams[i], vocabulary.max_fine_input_length) for i in active])
-            window.predict(options, noise, processor)
-            if report is not None:
-                report(Progress("fine", loop * passes + done, loops * passes))
-        for i, (start, first), made in zip(active, spans, window.frames.cpu(), strict=True):
-            rows[i].frames[start + first : start + rows[i].window] = made[first:]
+        noise = [fine_noise(streams[i], vocabulary) for i in active]
+        fill(model, [rows[i] for i in active], loop, loops, options, vocabulary, noise, device, processor, report)
     return [row.codes for row in rows]
+
+
+def fine_noise(stream, vocabulary: Vocabulary) -> Tensor:
+    """The next window's uniforms, (passes, frames)."""
+    passes = vocabulary.n_fine_codebooks - vocabulary.n_coarse_codebooks
+    return torch.stack([uniforms(stream, vocabulary.max_fine_input_length) for _ in range(passes)])
+
+
+def fill(
+    model, rows: list[FineRow], loop: int, loops: int, options, vocabulary: Vocabulary, noise: list[Tensor], device,
+    processor=None, report=None,
+) -> None:  # fmt: skip
+    """Predicts window number `loop` of rows that have one."""
+    spans = [row.span(loop) for row in rows]
+    frames = [row.frames[start:][: row.window] for row, (start, _) in zip(rows, spans, strict=True)]
+    window = FineWindow(model, torch.stack(frames).to(device), [first for _, first in spans], vocabulary)
+    draws = torch.stack(noise, dim=1)  # (passes, B, frames)
+    for done, one in enumerate(draws, start=1):
+        window.predict(options, one, processor)
+        if report is not None:
+            report(Progress("fine", loop * len(draws) + done, loops * len(draws)))
+    for row, (start, first), made in zip(rows, spans, window.frames.cpu(), strict=True):
+        row.frames[start + first : start + row.window] = made[first:]
 
 
 class FineWindow:

@@ -1,0 +1,170 @@
+"""One text's speech as it comes into being: coarse windows, fine frames and audio, each as soon as it can be made.
+
+Knows nothing of what callers write: options and inputs are checked before they come here."""
+
+from collections.abc import Iterator
+from math import ceil
+
+import torch
+from torch import Tensor, nn
+
+from .codec_stream import CodecStream
+from .generation_run import Request, Run
+from .generation_stages import CoarseJob, FineRow, FineWindow, SemanticJob, fill, fine_noise, run_coarse, run_semantic
+from .sampling import random_stream
+from .vocabulary import Vocabulary
+
+
+def stream_audio(run: Run, request: Request, lookahead: int | None, ahead: int | None) -> Iterator[Tensor]:
+    """Yields (N_i,) float32 pieces of the waveform.
+
+    lookahead: frames of coarse codes that the fine stage sees behind those that it settles; None: all that it would
+    see offline. ahead: semantic ids behind a coarse window before it is made; None: all of them."""
+    codec = CodecStream(run.model.codec_model)
+    fine = _whole_windows(run, request) if lookahead is None else _growing_windows(run, request, lookahead)
+    fine.send(None)
+    coarse = _coarse_at_once(run, request) if ahead is None else _coarse_behind(run, request, ahead)
+    for codes, frames in coarse:
+        audio = codec.push(fine.send((codes, frames)))
+        if len(audio):
+            yield audio
+    audio = codec.end()
+    if len(audio):
+        yield audio
+
+
+def _coarse_at_once(run: Run, request: Request) -> Iterator[tuple[Tensor, int | None]]:
+    """Coarse codes so far (2, T) and how many frames there will be, after each window; all semantic ids are there."""
+    (request,) = run.semantic(iter([request]), 1)
+    job = CoarseJob(0, request.semantic.cpu(), request.voice, run.coarse_options, run.vocabulary, request.seed)
+    if not job.done:
+        yield from _windows(run, job)
+
+
+def _coarse_behind(run: Run, request: Request, ahead: int) -> Iterator[tuple[Tensor, int | None]]:
+    """The same, as soon as there are `ahead` semantic ids behind a window: it sees no more of what follows."""
+    model, vocabulary = run.model.semantic, run.vocabulary
+    first = SemanticJob(
+        0, request.text, request.voice, run.semantic_options, vocabulary, request.seed, model.config.block_size
+    )
+    steps = run_semantic(
+        run.model.sessions, model, iter([first]), 1, run.semantic_options, vocabulary,
+        run.processor, run.report, run.look_every, partial=True,
+    )  # fmt: skip
+    job = _GrowingCoarseJob(first, request.voice, run.coarse_options, vocabulary, request.seed)
+    step = run.coarse_options.sliding_window_len
+
+    def catch_up() -> None:
+        wanted = ceil((job.drawn + step) / vocabulary.ratio) + ahead
+        while not first.done and len(first.ids) < wanted:
+            next(steps)
+        job.grow(first.ids, first.done)
+
+    catch_up()
+    if not job.done:
+        for found in _windows(run, job):
+            yield found
+            catch_up()
+    steps.close()
+    request.semantic = first.ids
+
+
+def _windows(run: Run, job: CoarseJob) -> Iterator[tuple[Tensor, int | None]]:
+    model, vocabulary = run.model.coarse_acoustics, run.vocabulary
+    for _ in run_coarse(
+        run.model.sessions, model, iter([job]), 1, run.coarse_options, vocabulary,
+        run.processor, run.report, partial=True,
+    ):  # fmt: skip
+        whole = len(job.ids) // vocabulary.n_coarse_codebooks * vocabulary.n_coarse_codebooks
+        yield vocabulary.unflatten_ids(job.ids[:whole]), job.frames
+
+
+class _GrowingCoarseJob(CoarseJob):
+    """A coarse job whose semantic ids are still coming."""
+
+    def __init__(self, semantic: SemanticJob, voice, options, vocabulary: Vocabulary, seed: int):
+        most = torch.zeros(semantic.total, dtype=torch.long)
+        super().__init__(0, most, voice, options, vocabulary, seed)  # noise for as many as there can be
+        self.history, self.limit, self.whole = self.semantic[: self.n_semantic_history], self.total, False
+
+    def grow(self, ids: Tensor, whole: bool) -> None:
+        """ids (S,): all so far; the next window starts from them."""
+        self.semantic, self.whole = torch.cat([self.history, ids]), whole
+        if whole:
+            self.total = min(self.limit, self.vocabulary.coarse_length(len(ids)))
+        self.stale = not self.done
+
+    @property
+    def frames(self) -> int | None:
+        return super().frames if self.whole else None
+
+
+def _growing_windows(run: Run, request: Request, lookahead: int):
+    """A coroutine: coarse codes so far (2, T) and how many frames there will be -> the next settled codes (8, M).
+
+    A window ends where the coarse codes end. What is settled stays; what follows it in the window is `lookahead`
+    frames at least, until the last."""
+    vocabulary, model = run.vocabulary, run.model.fine_acoustics
+    window, k = vocabulary.max_fine_input_length, vocabulary.n_coarse_codebooks
+    row = FineRow(torch.zeros(k, 0, dtype=torch.long), request.voice, vocabulary)
+    history = row.frames[: row.n_history]
+    settled, noise = history, _Noise(vocabulary, request.seed)
+    coarse, frames = yield
+    while True:
+        begun = len(settled)
+        until = len(history) + coarse.shape[1] - (0 if coarse.shape[1] == frames else lookahead)
+        while len(settled) < until:
+            waiting = coarse[:, len(settled) - len(history) :].t()
+            waiting = nn.functional.pad(waiting, (0, settled.shape[1] - k), value=vocabulary.fine_pad)
+            known = torch.cat([settled, waiting])
+            start = max(0, min(len(known) - window, len(settled) - vocabulary.max_fine_history_length))
+            inside = nn.functional.pad(
+                known[start : start + window], (0, 0, 0, max(0, window - len(known))), value=vocabulary.fine_pad
+            )
+            made = FineWindow(model, inside[None].to(model.device), [len(settled) - start], vocabulary)
+            for draws in noise.at(start):
+                made.predict(run.fine_options, draws[None], run.processor)
+            settled = torch.cat([settled, made.frames[0].cpu()[len(settled) - start : until - start]])
+        coarse, frames = yield settled[begun:].t()
+
+
+class _Noise:
+    """The draws of offline windows, laid out by frames, so that a frame is drawn alike wherever its window begins."""
+
+    def __init__(self, vocabulary: Vocabulary, seed: int):
+        self.vocabulary, self.stream = vocabulary, random_stream(seed, "fine")
+        self.hop = vocabulary.max_fine_input_length - vocabulary.max_fine_history_length
+        self.drawn = fine_noise(self.stream, vocabulary)  # (passes, frames from the history's begin on)
+
+    def at(self, start: int) -> Tensor:
+        """(passes, window) uniforms for the window that begins at frame `start`, history included."""
+        end = start + self.vocabulary.max_fine_input_length
+        while self.drawn.shape[1] < end:
+            more = fine_noise(self.stream, self.vocabulary)
+            self.drawn = torch.cat([self.drawn, more[:, -self.hop :]], dim=1)
+        return self.drawn[:, start:end]
+
+
+def _whole_windows(run: Run, request: Request):
+    """The same coroutine with offline windows: each is filled when all its coarse codes are there."""
+    vocabulary, model = run.vocabulary, run.model.fine_acoustics
+    stream, row, loop, given = random_stream(request.seed, "fine"), None, 0, 0
+    coarse, frames = yield
+    while True:
+        if frames is None:  # windows end where the utterance does: its length must be known
+            coarse, frames = yield coarse.new_zeros(vocabulary.n_fine_codebooks, 0)
+            continue
+        if row is None:
+            blank = torch.full((coarse.shape[0], frames), vocabulary.fine_pad)
+            row = FineRow(blank, request.voice, vocabulary)
+        known = row.n_history + coarse.shape[1]
+        row.frames[row.n_history : known, : coarse.shape[0]] = coarse.t()
+        settled = given
+        while loop < row.loops and (known - row.n_history == frames or known >= row.span(loop)[0] + row.window):
+            noise = [fine_noise(stream, vocabulary)]
+            fill(model, [row], loop, row.loops, run.fine_options, vocabulary, noise, model.device,
+                 run.processor, run.report)  # fmt: skip
+            loop += 1
+            settled = frames if loop == row.loops else sum(row.span(loop)) - row.n_history
+        given, codes = settled, row.codes[:, given:settled]
+        coarse, frames = yield codes
