@@ -274,7 +274,7 @@ def test_long_recordings_give_more_crops():
     [
         ({"max_steps": -1}, "--max_steps must be"),
         ({"quantize_from": 6}, "--quantize_from must be"),
-        ({"freeze_encoder_from": 0.0}, "--freeze_encoder_from must be"),
+        ({"freeze_encoder_from": 1.1}, "--freeze_encoder_from must be"),
         ({"eval_share": 1.0}, "--eval_share must be"),
     ],
 )

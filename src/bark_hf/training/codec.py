@@ -26,12 +26,15 @@ from transformers import (
 from .. import __version__
 from ..files import whole_file, whole_folder
 from .codec_network import CodecForTraining, LossWeights
-from .crops import Crops, find_recordings
+from .codec_vocoder import SHAPE, check_vocoder, start_as_vocoder
+from .crops import Crops, find_recordings, whole
 from .run import last_checkpoint
 
 MODEL = "model"  # the folder of the result, in the output folder
 REPORT = "training.json"  # what was done and measured, in the output folder
-FRAMES_PER_CODE = 32  # that k-means sees
+FRAMES_PER_CODE = 128  # that k-means sees
+STARTS = ("random", "vocoder")
+_START_RECORDINGS = 2000  # that a vocoder is made of
 
 
 @dataclass
@@ -49,7 +52,10 @@ class CodecTrainingArguments(TrainingArguments):
     """The Trainer's own arguments, with defaults that suit small codecs, and the phases and losses of a codec."""
 
     output_dir: str = field(default="codec-trained", metadata={"help": "Checkpoints and the result go here."})
-    max_steps: int = field(default=20_000, metadata={"help": "Steps; the learning rate falls to 0 over all of them."})
+    max_steps: int = field(
+        default=20_000,
+        metadata={"help": "Steps; the learning rate falls to 0 over all of them. A vocoder may have 0."},
+    )
     per_device_train_batch_size: int = field(default=8, metadata={"help": "Crops in a batch."})
     learning_rate: float = field(default=1e-3, metadata={"help": "The highest."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "The schedule."})
@@ -63,6 +69,10 @@ class CodecTrainingArguments(TrainingArguments):
     eval_strategy: str = field(default="steps", metadata={"help": "no, steps or epoch."})
     eval_steps: float | None = field(default=None, metadata={"help": "By default --save_steps."})
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept."})
+    start: str = field(
+        default="random",
+        metadata={"help": "random, or vocoder: speech that can be understood from the first step on, without pitch."},
+    )
     crop_seconds: float = field(default=0.5, metadata={"help": "Length of a crop; whole frames are taken."})
     eval_share: float = field(
         default=0.05, metadata={"help": "Share of recordings kept to evaluate on, at least one."}
@@ -88,15 +98,19 @@ class CodecTrainingArguments(TrainingArguments):
     def __post_init__(self):
         if self.eval_steps is None:
             self.eval_steps = self.save_steps
-        if self.max_steps < 1:
-            raise ValueError(f"--max_steps must be 1 or more, got {self.max_steps}: crops have no epochs.")
-        if not 0 <= self.quantize_from < self.max_steps:
+        if self.start not in STARTS:
+            raise ValueError(f"--start must be one of {', '.join(STARTS)}, got {self.start!r}.")
+        if self.max_steps < (self.start == "random"):
+            raise ValueError(
+                f"--max_steps must be 1 or more, or 0 with --start vocoder; got {self.max_steps}: crops have no epochs."
+            )
+        if not 0 <= self.quantize_from < max(1, self.max_steps):
             raise ValueError(
                 f"--quantize_from must be at least 0 and below --max_steps ({self.max_steps}), got "
                 f"{self.quantize_from}."
             )
-        if not 0 < self.freeze_encoder_from <= 1:
-            raise ValueError(f"--freeze_encoder_from must be above 0 and 1 at most, got {self.freeze_encoder_from}.")
+        if not 0 <= self.freeze_encoder_from <= 1:
+            raise ValueError(f"--freeze_encoder_from must be 0 to 1, got {self.freeze_encoder_from}.")
         if not 0 < self.eval_share < 1:
             raise ValueError(f"--eval_share must be above 0 and below 1, got {self.eval_share}.")
         super().__post_init__()
@@ -172,20 +186,31 @@ def train_codec(
     train, codebooks, held_out = _crops(found, config, arguments)
     set_seed(arguments.seed)
     network = CodecForTraining(config, arguments.loss_weights, arguments.codebook_decay, arguments.quantizer_dropout)
-    network.scale_layers(_batch(codebooks, 0, 16))
+    checkpoint = last_checkpoint(output) if arguments.resume else None
+    if arguments.start == "vocoder":
+        check_vocoder(config)
+        if checkpoint is None:
+            some = train.recordings[:: -(-len(train.recordings) // _START_RECORDINGS)]
+            start_as_vocoder(network.codec, [torch.from_numpy(whole(one, config.sampling_rate)) for one in some])
+    else:
+        network.scale_layers(_batch(codebooks, 0, 16))
     arguments.label_names = ["input_values"]  # else the Trainer sees nothing to evaluate
     # in the decoder's phase the encoder has no gradients
     arguments.ddp_find_unused_parameters = arguments.first_frozen_step < arguments.max_steps
+    phases = Phases(codebooks)
     trainer = Trainer(
         model=network,
         args=arguments,
         train_dataset=train,
         eval_dataset=held_out,
         compute_metrics=codec_metrics,
-        callbacks=[Phases(codebooks)],
+        callbacks=[phases],
     )
-    checkpoint = last_checkpoint(output) if arguments.resume else None
-    metrics = dict(trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint)).metrics)
+    metrics: dict[str, Any] = {}
+    if arguments.max_steps:
+        metrics |= trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint)).metrics
+    else:
+        phases.on_step_begin(arguments, trainer.state, trainer.control, network)
     if held_out is not None:
         metrics |= trainer.evaluate()
     if arguments.should_save:
@@ -264,7 +289,10 @@ def main(arguments: list[str] | None = None) -> Path:
         formatter_class=RawDescriptionHelpFormatter,
     )
     data, training = parser.parse_args_into_dataclasses(arguments)
-    config = codec_config() if data.config is None else EncodecConfig.from_json_file(data.config)
+    if data.config is not None:
+        config = EncodecConfig.from_json_file(data.config)
+    else:
+        config = codec_config(**(SHAPE if training.start == "vocoder" else {}))
     return train_codec(config, data.data, training)
 
 

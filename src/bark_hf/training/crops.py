@@ -59,6 +59,11 @@ class Crops(torch.utils.data.Dataset):
         return {"input_values": np.pad(wave, (0, self.length - len(wave)))}
 
 
+def whole(recording: Path | np.ndarray, sampling_rate: int) -> np.ndarray:
+    """(N,) float32, all of a recording."""
+    return _read(recording, 0, _samples(recording, sampling_rate), sampling_rate)
+
+
 def _samples(recording: Path | np.ndarray, sampling_rate: int) -> int:
     """How many samples it has at that rate."""
     import soundfile

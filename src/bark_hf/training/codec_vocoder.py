@@ -1,0 +1,297 @@
+"""A codec that speaks before it has learned: a channel vocoder, encoder and decoder, in closed form.
+
+The encoder measures, several times a frame, how loud mel bands are, in logarithms; the decoder lets these gains excite
+one snippet a band, periodic in a frame (Dudley, 1939). What else the network has stays nearly silent and random, for
+training to use. Knows nothing of quantizers, files or the Trainer. Waveforms are (N,), -1..1.
+
+How a linear map goes through ELUs: with an offset above its lowest value a channel passes unchanged, and a channel
+that is always 1 takes the offset away behind a transposed convolution. How an exponential does: ELU(x) + 1 is exp(x)
+below 0. How a logarithm does: 1 - exp(-a x) for several a span it well enough for a linear readout."""
+
+from collections.abc import Sequence
+from itertools import product
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import EncodecConfig, EncodecModel
+from transformers.audio_utils import hertz_to_mel, mel_filter_bank, mel_to_hertz
+
+BANDS, GAINS = 40, 4  # mel bands, and how many gains each has in a frame
+FADE = 80  # samples in which a snippet rises and falls
+WINDOW = 400  # samples in which loudness is measured
+FLOOR = 1e-10  # the least power of a band, of a snippet's at full scale
+SCALE = 4.0  # standard deviation of a frame's first number
+OFFSET = 100.0  # of the decoder's coefficients, whose size in average speech is 1
+CENTERS, PHASES = 42, 3  # the encoder's narrow filters
+RECTIFY = 3e4  # their gain: what is at -90 dBFS still goes beyond ELU's bend
+LEVELS = (0.12, 0.5, 0.88)  # quantiles of loudness around which a filter's saturating copies tell most
+RIDGE = 1e-4  # of the readout's least squares, a frame
+SHAPE = {"num_filters": 32, "upsampling_ratios": [4, 2, 40], "hidden_size": 80, "num_residual_layers": 0}
+READ_SECONDS = 1200.0  # of speech that the encoder is fitted to
+
+
+def check_vocoder(config: EncodecConfig) -> None:
+    """Raises ValueError for a shape in which there is no room for a vocoder."""
+    ratios, filters = list(config.upsampling_ratios), config.num_filters
+    if len(ratios) != 3 or not config.use_causal_conv or config.norm_type != "weight_norm":
+        raise ValueError(f"A vocoder needs three causal strides and weight norm, such as [4, 2, 40]; got {ratios}.")
+    if config.num_residual_layers or config.hop_length % (GAINS * FADE) or 2 * ratios[2] < FADE:
+        raise ValueError(
+            f"A vocoder needs `num_residual_layers` 0, got {config.num_residual_layers}, and frames of a multiple of "
+            f"{GAINS * FADE} samples, got {config.hop_length}."
+        )
+    widths = (1, 1 + ratios[2], max(1 + ratios[1] * ratios[2], CENTERS * PHASES), 1 + BANDS * GAINS)
+    widths = (*widths[:3], max(widths[3], 2 * CENTERS * len(LEVELS)))
+    needed = max(-(-width // 2**level) for level, width in enumerate(widths))
+    if filters < needed:
+        raise ValueError(f"A vocoder with strides {ratios} needs `num_filters` of {needed} at least; got {filters}.")
+
+
+def start_as_vocoder(codec: EncodecModel, waves: Sequence[Tensor], seed: int = 0) -> float:
+    """Gives a codec the weights of a vocoder for speech like `waves`; its frames are what a quantizer is made for.
+
+    Returns what share of the frames' variance the encoder misses, on some of the waves that it was not fitted to.
+    Raises ValueError for a shape without room (`check_vocoder`)."""
+    check_vocoder(codec.config)
+    torch.manual_seed(seed)
+    waves = [wave[: len(wave) // codec.config.hop_length * codec.config.hop_length] for wave in waves]
+    waves = [waves[i] for i in torch.randperm(len(waves)).tolist() if len(waves[i]) >= 2 * codec.config.hop_length]
+    with torch.no_grad():
+        target = Loudness(codec.config, waves)
+        start_decoder(codec, target)
+        return start_encoder(codec, target, waves)
+
+
+class Loudness:
+    """(N,) waveforms as frames (T, D): the principal components of their bands' logarithmic gains."""
+
+    def __init__(self, config: EncodecConfig, waves: Sequence[Tensor]):
+        self.hop, self.rate = config.hop_length, config.sampling_rate
+        self.filters = _mel_filters(WINDOW, self.rate)
+        step = self.hop // GAINS
+        self.centers = torch.arange(GAINS) * step + (step + FADE) // 2
+        self.snippets = _windows(self.hop)[:, None] * _snippets(self.hop, self.rate)  # (GAINS, BANDS, 2 hop)
+        all_on = torch.zeros(100 * self.hop)
+        for start in range(0, len(all_on) - 2 * self.hop, self.hop):
+            all_on[start : start + 2 * self.hop] += self.snippets.sum((0, 1))
+        self.unit = torch.ones(())
+        self.unit = self.power(all_on)[20:80].mean((0, 1))
+        logs = torch.cat([self.logs(wave) for wave in waves[:200]])
+        self.mean, self.top = logs.mean(0), logs.amax(0) + 0.5  # louder gains than these are cut by the bend
+        variances, axes = torch.linalg.eigh(torch.cov((logs - self.mean).T))
+        self.axes = axes.flip(1)[:, : config.hidden_size]
+        self.scale = SCALE / variances[-1].sqrt()
+
+    def power(self, wave: Tensor) -> Tensor:
+        """(N,) -> (T, GAINS, BANDS) of what one snippet at full gain has."""
+        starts = torch.arange(len(wave) // self.hop)[:, None] * self.hop + self.centers
+        wave = nn.functional.pad(wave, (WINDOW // 2, WINDOW))
+        pieces = wave[starts[..., None] + torch.arange(WINDOW)] * torch.hann_window(WINDOW)
+        return torch.fft.rfft(pieces).abs().square() @ self.filters / self.unit
+
+    def logs(self, wave: Tensor) -> Tensor:
+        """(N,) -> (T, GAINS * BANDS) nepers."""
+        return 0.5 * (self.power(wave) + FLOOR).log().flatten(1)
+
+    def __call__(self, wave: Tensor) -> Tensor:
+        return (self.logs(wave) - self.mean) @ self.axes * self.scale
+
+
+def start_decoder(codec: EncodecModel, target: Loudness) -> None:
+    """Frames -> gains -> what the gains' snippets are made of, block by block -> the waveform.
+
+    A snippet is given by the cosine transforms of its blocks: joined blocks at the second stride's rate, single ones
+    at the third's."""
+    _, joined, block = codec.config.upsampling_ratios
+    gains, pairs = GAINS * BANDS, joined * block
+    first, *ups, last = _convolutions(codec.decoder)
+    transform = _cosines(block)
+
+    weight, bias = _small(first), torch.zeros(first.out_channels)
+    weight[: gains + 1] = 0
+    weight[:gains, : target.axes.shape[1], -1] = target.axes / target.scale
+    bias[:gains], bias[gains] = target.mean - target.top, 1  # ELU: gain - 1; and the channel that is always 1
+    _put(first, weight, bias)
+
+    snippets = target.snippets.reshape(gains, -1, joined, block) * target.top.exp()[:, None, None, None]
+    made = snippets @ transform.T  # (gains, blocks, joined, block)
+    usual = (made * (target.mean - target.top).exp()[:, None, None, None]).square().sum(0).mean((0, 1)).sqrt() + 1e-4
+    made = (made / usual).flatten(2).transpose(1, 2)  # (gains, coefficients, blocks)
+
+    weight, bias = _small(ups[0]), torch.zeros(ups[0].out_channels)
+    weight[:, : pairs + 1] = 0
+    weight[:gains, :pairs], weight[gains, :pairs] = made, made.sum(0)
+    bias[:pairs], bias[pairs] = OFFSET, 1
+    _put(ups[0], weight, bias)
+
+    weight, bias = 0.1 * _small(ups[1]), torch.zeros(ups[1].out_channels)
+    weight[:, : block + 1] = 0
+    for part, k in product(range(joined), range(block)):
+        weight[part * block + k, k, part] = 1
+    weight[pairs] = -OFFSET * weight[:pairs].sum(0)
+    bias[:block], bias[block] = OFFSET, 1
+    _put(ups[1], weight, bias)
+
+    loud = 10.0  # a waveform's, before the last bend
+    weight, bias = _small(ups[2]), torch.zeros(ups[2].out_channels)
+    weight[:, 0] = 0
+    weight[:block, 0, :block] = transform * usual[:, None] * loud
+    weight[block] = -OFFSET * weight[:block].sum(0)
+    bias[0] = 2 * loud
+    _put(ups[2], weight, bias)
+
+    weight = 1e-3 * _small(last)
+    weight[0, 0] = 0
+    weight[0, 0, -1] = 1 / loud
+    _put(last, weight, torch.full((1,), -2.0))
+    _silence_lstm(codec.decoder)
+
+
+def start_encoder(codec: EncodecModel, target: Loudness, waves: Sequence[Tensor]) -> float:
+    """The waveform's blocks -> narrow filters, rectified -> their loudness in saturating copies -> the readout."""
+    _, joined, block = codec.config.upsampling_ratios
+    first, blocks, filters, levels, last = _convolutions(codec.encoder)
+    transform = _cosines(block)
+
+    weight, bias = _small(first), torch.zeros(first.out_channels)
+    weight[0] = 0
+    weight[0, 0, -1], bias[0] = 1, 2
+    _put(first, weight, bias)
+
+    weight, bias = _small(blocks), torch.zeros(blocks.out_channels)
+    weight[:block] = 0
+    weight[:block, 0, block:] = transform
+    bias[:block] = 8 - 2 * transform.sum(1)  # no coefficient of a block of full scale is below -8
+    _put(blocks, weight, bias)
+
+    count = CENTERS * PHASES
+    narrow = _narrow_filters(2 * joined * block, codec.config.sampling_rate).reshape(count, 2 * joined, block)
+    weight, bias = _small(filters), torch.zeros(filters.out_channels)
+    weight[:count] = 0
+    weight[:count, :block] = RECTIFY * (narrow @ transform.T).transpose(1, 2)
+    bias[:count] = -8 * weight[:count].sum((1, 2), dtype=torch.float64).float()
+    _put(filters, weight, bias)
+
+    taps = levels.kernel_size[0]
+    heard = torch.cat([_before(codec.encoder, levels, wave)[:count] + 1 for wave in waves[:60]], dim=1)
+    heard = nn.functional.avg_pool1d(heard.reshape(CENTERS, PHASES, -1).mean(1), 2).clamp(min=1e-3)
+    heard = heard[:, :: max(1, heard.shape[1] // 20_000)]
+    sizes = torch.quantile(heard, torch.tensor(LEVELS), dim=1) + 0.3  # (LEVELS, CENTERS)
+    weight, bias = 1e-3 * _small(levels), torch.zeros(levels.out_channels)
+    halves = [(taps // 2, 3 * taps // 4), (3 * taps // 4, taps)]
+    used = 0
+    for (begin, end), size, center in ((h, s, c) for h in halves for s in sizes for c in range(CENTERS)):
+        share = 1 / (size[center] * PHASES * (end - begin))
+        weight[used] = 0
+        weight[used, center * PHASES : (center + 1) * PHASES, begin:end] = -share
+        bias[used] = -1 / size[center]  # ELU's bend is at -1
+        used += 1
+    _put(levels, weight, bias)
+    _silence_lstm(codec.encoder)
+
+    limit, width = READ_SECONDS * codec.config.sampling_rate, last.kernel_size[0]
+    total = np.cumsum([len(wave) for wave in waves])
+    kept = waves[: int(np.searchsorted(total, limit)) + 1]
+    held = kept[: max(1, len(kept) // 25)]
+
+    def seen(wave: Tensor) -> Tensor:
+        found = _before(codec.encoder, last, wave)[:used]
+        found = nn.functional.pad(found[None], (width - 1, 0), mode="reflect")[0]
+        found = found.unfold(1, width, 1).permute(1, 0, 2).flatten(1)
+        return nn.functional.pad(found, (0, 1), value=1.0).double()
+
+    squares, products, frames = torch.zeros(()), torch.zeros(()), 0
+    for wave in kept[len(held) :]:
+        rows = seen(wave)
+        squares, products = squares + rows.T @ rows, products + rows.T @ target(wave).double()
+        frames += len(rows)
+    ridge = RIDGE * frames * torch.eye(len(squares), dtype=torch.float64)
+    ridge[-1, -1] = 0
+    found = torch.linalg.solve(squares + ridge, products).float()
+    weight = torch.zeros_like(last.weight)
+    weight[: found.shape[1], :used] = found[:-1].T.reshape(-1, used, width)
+    bias = torch.zeros(last.out_channels)
+    bias[: found.shape[1]] = found[-1]
+    _put(last, weight, bias)
+    wanted = torch.cat([target(wave) for wave in held])
+    error = wanted - torch.cat([seen(wave).float() @ found for wave in held])
+    return float(error.square().sum() / (wanted - wanted.mean(0)).square().sum())
+
+
+def _before(part: nn.Module, convolution: nn.Module, wave: Tensor) -> Tensor:
+    """(N,) -> (C, T), what reaches that convolution."""
+    found = wave[None, None]
+    for layer in part.layers:
+        if hasattr(layer, "conv") and layer.conv is convolution:
+            break
+        found = layer(found)
+    return found[0]
+
+
+def _convolutions(part: nn.Module) -> list[nn.Module]:
+    return [layer.conv for layer in part.layers if hasattr(layer, "conv")]
+
+
+def _small(layer: nn.Module) -> Tensor:
+    """Random weights that give a tenth of what comes in."""
+    weight = torch.randn_like(layer.weight)
+    inputs = weight[0].numel() if isinstance(layer, nn.Conv1d) else 2 * weight.shape[0]
+    return 0.1 * weight / inputs**0.5
+
+
+def _put(layer: nn.Module, weight: Tensor, bias: Tensor) -> None:
+    """Weight norm cannot hold rows of zeros: they get next to nothing."""
+    empty = weight.flatten(1).norm(dim=1) == 0
+    weight[empty] = 1e-6 * torch.randn_like(weight[empty])
+    layer.weight = weight
+    layer.bias.copy_(bias)
+
+
+def _silence_lstm(part: nn.Module) -> None:
+    for layer in part.layers:
+        if hasattr(layer, "lstm"):
+            for weight in layer.lstm.parameters():
+                weight.mul_(1e-7)
+
+
+def _cosines(size: int) -> Tensor:
+    """(size, size): the orthonormal cosine transform of the second kind (Ahmed et al., 1974)."""
+    k, n = torch.arange(size, dtype=torch.float64)[:, None], torch.arange(size, dtype=torch.float64)
+    rows = torch.cos(torch.pi * (n + 0.5) * k / size) * (2 / size) ** 0.5
+    rows[0] /= 2**0.5
+    return rows.float()
+
+
+def _windows(hop: int) -> Tensor:
+    """(GAINS, 2 hop): where in two frames a gain counts; from frame to frame they add up to 1."""
+    fade = 0.5 - 0.5 * torch.cos(torch.pi * (torch.arange(FADE) + 0.5) / FADE)
+    step = hop // GAINS
+    one = torch.cat([fade, torch.ones(step - FADE), fade.flip(0)])
+    windows = torch.zeros(GAINS, 2 * hop)
+    for gain in range(GAINS):
+        windows[gain, gain * step : gain * step + len(one)] = one
+    return windows
+
+
+def _snippets(hop: int, rate: int) -> Tensor:
+    """(BANDS, 2 hop) all multiples of the frame rate, in random phases, as much of each as the band has of it."""
+    shares = _mel_filters(hop, rate)  # (hop / 2 + 1, BANDS)
+    shares = (shares / shares.sum(1, keepdim=True).clamp(min=1e-9)).sqrt()
+    shares[[0, -1]] = 0
+    lines = torch.arange(hop // 2 + 1)[:, None] * torch.arange(2 * hop) * 2 * torch.pi / hop
+    phases = torch.from_numpy(np.random.default_rng(0).uniform(0, 2 * np.pi, (len(lines), 1))).float()
+    return shares.T @ torch.cos(lines + phases)
+
+
+def _mel_filters(size: int, rate: int) -> Tensor:
+    return torch.tensor(mel_filter_bank(size // 2 + 1, BANDS, 0.0, rate / 2, rate), dtype=torch.float32)
+
+
+def _narrow_filters(size: int, rate: int) -> Tensor:
+    """(CENTERS * PHASES, size) tones under a window, at frequencies that are even in mels."""
+    centers = mel_to_hertz(np.linspace(hertz_to_mel(60.0), hertz_to_mel(0.475 * rate), CENTERS))
+    window = np.hanning(size + 2)[1:-1]
+    phases = 2 * np.pi * np.arange(PHASES) / PHASES
+    angles = 2 * np.pi * centers[:, None, None] * np.arange(size) / rate + phases[:, None]
+    return torch.tensor(window / window.sum() * np.cos(angles), dtype=torch.float32)

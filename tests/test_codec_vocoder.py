@@ -1,0 +1,136 @@
+"""A codec that starts as a vocoder: it gives back how loud which band was, at once, and training goes on from there."""
+
+import numpy as np
+import pytest
+import torch
+from synthetic import speech
+from transformers import EncodecModel
+
+from bark_hf.codec import BarkCodec
+from bark_hf.training import codec as training
+from bark_hf.training.codec import CodecTrainingArguments, codec_config, train_codec
+from bark_hf.training.codec_network import SpectralDistance
+from bark_hf.training.codec_vocoder import SHAPE, Loudness, check_vocoder, start_as_vocoder
+
+RATE = 16_000
+
+
+def spoken(count: int, seconds: float = 2.0) -> list[torch.Tensor]:
+    """Voices of several pitches, loud and soft, with half a second of silence behind them."""
+    made = [speech(seconds, pitch=90 + 17 * (i % 9), seed=i) * 10 ** -(i % 3 / 2) for i in range(count)]
+    return [torch.from_numpy(np.pad(one, (0, RATE // 2)).astype(np.float32)) for one in made]
+
+
+@pytest.fixture(scope="module")
+def vocoder():
+    torch.manual_seed(0)
+    codec = EncodecModel(codec_config(**SHAPE)).eval()
+    missed = start_as_vocoder(codec, spoken(40))
+    return codec, missed
+
+
+def mel(codec: EncodecModel, wave: torch.Tensor) -> float:
+    wave = wave[None, : len(wave) // 320 * 320]
+    with torch.no_grad():
+        return float(SpectralDistance(RATE)(codec.decoder(codec.encoder(wave[None]))[0], wave)[0])
+
+
+def test_it_gives_speech_back_without_training(vocoder):
+    codec, missed = vocoder
+    random = EncodecModel(codec.config).eval()
+    new = speech(2.0, pitch=130, seed=99)
+    ours, theirs = (mel(one, torch.from_numpy(new).float()) for one in (codec, random))
+    assert missed < 0.15
+    assert ours < 1.0
+    assert ours < theirs / 3
+
+
+def test_the_encoder_measures_loudness_in_logarithms(vocoder):
+    """Ten times quieter: all gains fall by the logarithm of 10, where they are not at the floor."""
+    codec, _ = vocoder
+    target = Loudness(codec.config, spoken(10))
+    wave = spoken(1)[0][:RATE]
+    fall = (target.logs(wave) - target.logs(wave / 10)).median()
+    assert float(fall) == pytest.approx(np.log(10), rel=0.02)
+
+
+def test_silence_stays_silent(vocoder):
+    codec, _ = vocoder
+    with torch.no_grad():
+        quiet = codec.decoder(codec.encoder(torch.zeros(1, 1, RATE)))[0, 0, 3200:]
+    assert float(quiet.square().mean().sqrt()) < 1e-3
+
+
+def test_louder_in_is_louder_out(vocoder):
+    codec, _ = vocoder
+    wave = spoken(3)[2][None, None, : RATE // 320 * 320]
+    with torch.no_grad():
+        loud, soft = (codec.decoder(codec.encoder(wave * gain)).square().mean().sqrt() for gain in (1.0, 0.1))
+    assert float(loud / soft) == pytest.approx(10, rel=0.3)
+
+
+def test_the_same_seed_gives_the_same_codec():
+    weights = []
+    for _ in range(2):
+        torch.manual_seed(1)
+        codec = EncodecModel(codec_config(**SHAPE))
+        start_as_vocoder(codec, spoken(6))
+        weights.append(codec.state_dict())
+    assert all(torch.equal(one, weights[1][name]) for name, one in weights[0].items())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"upsampling_ratios": [8, 40]}, "three causal strides"),
+        ({"use_causal_conv": False}, "three causal strides"),
+        ({"num_residual_layers": 1}, "`num_residual_layers` 0, got 1"),
+        ({"num_filters": 16}, "`num_filters` of 32 at least; got 16"),
+        ({"upsampling_ratios": [4, 2, 30]}, "got 240"),
+    ],
+)
+def test_shapes_without_room_are_refused(wrong, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        check_vocoder(codec_config(**{**SHAPE, **wrong}))
+
+
+def arguments(folder, **options) -> CodecTrainingArguments:
+    given = {"max_steps": 3, "save_steps": 1, "per_device_train_batch_size": 2, "crop_seconds": 0.2, "eval_crops": 4,
+             "quantize_from": 0, "freeze_encoder_from": 0, "start": "vocoder", "learning_rate": 1e-4,
+             "use_cpu": True, "disable_tqdm": True, "report_to": "none"}  # fmt: skip
+    return CodecTrainingArguments(str(folder), **{**given, **options})
+
+
+def test_training_goes_on_from_it_with_the_decoder_alone(tmp_path, monkeypatch):
+    starts = []
+    begin = training.start_as_vocoder
+
+    def recording(codec, waves):
+        begin(codec, waves)
+        starts.append({name: one.clone() for name, one in codec.state_dict().items()})
+
+    monkeypatch.setattr(training, "start_as_vocoder", recording)
+    waves = [one.numpy() for one in spoken(8)]
+    config = codec_config(codebook_size=16, **SHAPE)
+    made = BarkCodec.from_pretrained(train_codec(config, waves, arguments(tmp_path))).state_dict()
+    (begun,) = starts
+    assert all(torch.equal(one, made[name]) for name, one in begun.items() if name.startswith("encoder"))
+    assert not all(torch.equal(one, made[name]) for name, one in begun.items() if name.startswith("decoder"))
+    train_codec(config, waves, arguments(tmp_path, max_steps=4))
+    assert len(starts) == 1, "a run that goes on does not start anew"
+
+
+def test_without_steps_it_is_quantized_and_saved_as_it_is(tmp_path):
+    waves = [one.numpy() for one in spoken(8)]
+    config = codec_config(codebook_size=16, **SHAPE)
+    codec = BarkCodec.from_pretrained(train_codec(config, waves, arguments(tmp_path, max_steps=0))).eval()
+    (codes,) = codec.encode_all([torch.from_numpy(waves[0])], 8)
+    assert codes.shape == (8, len(waves[0]) // 320)
+    assert len(codes[0].unique()) > 4
+    with pytest.raises(ValueError, match="--max_steps must be 1 or more, or 0 with --start vocoder"):
+        arguments(tmp_path, max_steps=0, start="random")
+
+
+def test_an_unknown_start_is_said_in_a_sentence(tmp_path):
+    with pytest.raises(ValueError, match="--start must be one of random, vocoder, got 'x'"):
+        arguments(tmp_path, start="x")
