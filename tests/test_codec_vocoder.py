@@ -1,4 +1,4 @@
-"""A codec that starts as a vocoder: it gives back how loud which band was, at once, and training goes on from there."""
+"""A codec that starts as a vocoder: it gives back how loud which band was, at once; training goes on from there."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Streams: at full look-ahead the samples of `generate`; with less the same coarse codes, sooner; nothing kept after."""
+"""Streams: at full look-ahead the samples of `generate`; with less the same coarse codes, sooner; nothing is kept."""
 
 import gc
 import weakref
@@ -24,7 +24,7 @@ def spoken(small, voice=None, text=TEXT, **options):
     return out, list(small.model.stream(**inputs, seed=3, **options))
 
 
-# --------------------------------------------------------------------------------------------------------------- codec
+# -------------------------------------------------------------------------------------------------------------- codec
 
 
 @pytest.fixture(scope="module", params=["residual", "conv shortcut", "plain"])
@@ -67,7 +67,7 @@ def test_a_codec_that_is_not_causal_is_refused(small):
         CodecStream(codec)
 
 
-# ------------------------------------------------------------------------------------------------ full look-ahead: equal
+# --------------------------------------------------------------------------------------------- full look-ahead: equal
 
 
 @pytest.mark.parametrize("voice", [None, "made/short", "made/long"])
@@ -94,7 +94,7 @@ def test_a_lookahead_longer_than_the_text_is_full_too(small):
     assert np.allclose(pieces[0], out.audio[0].numpy(), atol=1e-5)
 
 
-# ------------------------------------------------------------------------------------------------------ less look-ahead
+# ---------------------------------------------------------------------------------------------------- less look-ahead
 
 
 def pushed(monkeypatch):
@@ -152,7 +152,7 @@ def test_a_long_stream_moves_its_fine_window_along(small):
     assert len(np.concatenate(pieces)) == int(out.audio_lengths[0])
 
 
-# -------------------------------------------------------------------------------------------------------------- overlap
+# ------------------------------------------------------------------------------------------------------------ overlap
 
 
 def test_overlapping_stages_speak_the_same_semantic_ids(small, monkeypatch):
@@ -190,7 +190,7 @@ def test_overlap_ends_where_the_text_ends(small, limit):
     assert sum(map(len, pieces)) == int(out.audio_lengths[0])
 
 
-# ---------------------------------------------------------------------------------------------------------------- doors
+# -------------------------------------------------------------------------------------------------------------- doors
 
 
 def test_the_same_seed_gives_the_same_stream(small):
@@ -223,11 +223,12 @@ def test_a_text_without_speech_is_an_empty_stream_and_a_warning(small):
         scores[:, 200] = 1e4
         return scores
 
-    with pytest.warns(UserWarning, match="ended at once"):
-        assert list(small.model.stream(**small.processor(TEXT), seed=1, logits_processor=end_at_once)) == []
-    with pytest.warns(UserWarning, match="ended at once"):
-        pieces = small.model.stream(**small.processor(TEXT), seed=1, logits_processor=end_at_once, overlap=1.0)
-        assert list(pieces) == []
+    for overlap in (None, 1.0):
+        stream = small.model.stream(
+            **small.processor(TEXT), seed=1, logits_processor=end_at_once, overlap=overlap
+        )
+        with pytest.warns(UserWarning, match="ended at once"):
+            assert list(stream) == []
 
 
 @pytest.mark.parametrize("overlap", [None, 0.5])

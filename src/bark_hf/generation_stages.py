@@ -157,8 +157,10 @@ class CoarseJob:
         return self.vocabulary.unflatten_ids(self.ids)
 
 
-def run_semantic(sessions, model, jobs: Iterable[SemanticJob], slots: int, options, vocabulary: Vocabulary,
-                 processor=None, report=None, look_every: int = 1, partial: bool = False) -> Iterator[SemanticJob]:  # fmt: skip
+def run_semantic(
+    sessions, model, jobs: Iterable[SemanticJob], slots: int, options, vocabulary: Vocabulary,
+    processor=None, report=None, look_every: int = 1, partial: bool = False,
+) -> Iterator[SemanticJob]:  # fmt: skip
     """Yields the jobs as they end, each with its `ids`; with `partial` also whenever one has new ids."""
     eos = vocabulary.semantic_pad_token if options.allow_early_stop else None
     yield from run_jobs(

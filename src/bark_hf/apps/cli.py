@@ -37,6 +37,38 @@ class Dtype(str, Enum):
 Model = Annotated[str, typer.Option("--model", "-m", help="A hub id or a folder.", show_default=True)]
 
 
+class Mode(str, Enum):
+    fixed = "fixed"
+    rolling = "rolling"
+    anchored = "anchored"
+
+
+class Bits(str, Enum):
+    sixteen = "16"
+    twentyfour = "24"
+    floating = "float"
+
+
+class ChunkBar:
+    """Draws how much of a long text can be heard, in chunks and seconds, on stderr."""
+
+    def __init__(self, quiet: bool):
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+        self.bars = Progress(*columns, console=stderr, disable=quiet or not stderr.is_terminal)
+        self.task = self.bars.add_task("chunks", total=None)
+
+    def __enter__(self) -> "ChunkBar":
+        self.bars.start()
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.bars.stop()
+
+    def put(self, progress) -> None:
+        said = f"{progress.seconds:.0f} of about {progress.of_seconds:.0f} s"
+        self.bars.update(self.task, completed=progress.chunks, total=progress.of_chunks, description=said)
+
+
 class StageBars:
     """A streamer that draws one progress bar a stage on stderr."""
 
@@ -68,11 +100,15 @@ class StageBars:
 
 `bark-hf speak "Hello, my dog is cute. [laughs]" --voice v2/en_speaker_6 -o hello.wav`
 
-`echo "Read this." | bark-hf speak - -o - --seed 7 | aplay`"""
+`echo "Read this." | bark-hf speak - -o - --stream | ffplay -nodisp -autoexit -`
+
+`bark-hf speak --file book.txt --voice v2/en_speaker_6 --resume book.parts --captions book.srt -o book.mp3`"""
 )
 def speak(
-    text: Annotated[str, typer.Argument(help="What to say; `-` reads it from stdin.")],
-    output: Annotated[str, typer.Option("--output", "-o", help="WAV, FLAC, MP3, OGG; `-` is stdout.")] = "speech.wav",
+    text: Annotated[str | None, typer.Argument(help="What to say; `-` reads it from stdin.")] = None,
+    output: Annotated[
+        str, typer.Option("--output", "-o", help="WAV, FLAC, MP3, OGG, Opus, .pcm; `-` is stdout.")
+    ] = "speech.wav",
     voice: Annotated[str | None, typer.Option("--voice", "-v", help="A preset, auto, random or a voice file.")] = None,
     model: Model = DEFAULT_MODEL,
     seed: Annotated[int | None, typer.Option(help="Repeats a result; without it every run differs.")] = None,
@@ -86,20 +122,42 @@ def speak(
     max_duration: Annotated[float | None, typer.Option(help="Seconds at most; the model ends at about 15.")] = None,
     int8: Annotated[bool, typer.Option("--int8", help="Int8 blocks, the fastest on a CPU; other ids.")] = False,
     save_voice: Annotated[Path | None, typer.Option(help="Save the result as a voice, .npz or .safetensors.")] = None,
+    stream: Annotated[bool, typer.Option("--stream", help="To stdout piece by piece, the first soon.")] = False,
+    file: Annotated[Path | None, typer.Option("--file", "-f", help="A text or script of any length.")] = None,
+    long: Annotated[bool, typer.Option("--long", help="The text may be of any length, as with --file.")] = False,
+    cast: Annotated[list[str] | None, typer.Option(help="NAME=VOICE of a speaker; may be repeated.")] = None,
+    mode: Annotated[Mode, typer.Option(help="How a long text's chunks hang together.")] = Mode.fixed,
+    language: Annotated[str | None, typer.Option(help="Of a long text: en, de, ...; by default found out.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Keep finished chunks in this folder, and go on there.")] = None,
+    best_of: Annotated[int, typer.Option(help="Make each chunk so often and keep the best.")] = 1,
+    retries: Annotated[int, typer.Option(help="Redo a chunk that went off its text so often at most.")] = 2,
+    guard: Annotated[bool, typer.Option(help="Look whether a long text's chunks went well.")] = True,
+    batch_size: Annotated[int, typer.Option(help="Chunks that are made together.")] = 8,
+    captions: Annotated[Path | None, typer.Option(help="Word times as .srt, .vtt or .json.")] = None,
+    report: Annotated[Path | None, typer.Option(help="What was made, chunk by chunk, as .json.")] = None,
+    rate: Annotated[int | None, typer.Option(help="Hz, 8000 to 96000; by default the model's.")] = None,
+    bits: Annotated[Bits, typer.Option(help="Of WAV, FLAC and .pcm.")] = Bits.sixteen,
+    loudness: Annotated[float | None, typer.Option(help="LUFS, such as -16; peaks stay below -1 dBTP.")] = None,
+    raw: Annotated[bool, typer.Option("--raw", help="Samples alone to stdout, 16 bits, little endian.")] = False,
     no_metadata: Annotated[bool, typer.Option("--no-metadata", help="Note no model, voice or seed there.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no closing line.")] = False,
 ) -> None:
-    """Text to a 24 kHz mono audio file, which notes model, voice and seed.
+    """Text to a mono audio file, which notes model, voice and seed.
 
-    `--voice auto` picks a preset of the text's language, `--voice random` any preset, by the seed."""
-    from ..audio import check_ending, provenance, wav_bytes, write_audio
+    `--voice auto` picks a preset of the text's language, `--voice random` any preset, by the seed. Texts beyond 13
+    seconds go with `--file` or `--long`: sentence by sentence, in one voice, each checked and redone where it failed.
+    A script may hold `[pause:1.5s]`, `[voice:NAME]`, and, with `--cast`, lines such as `NAME: words`."""
     from ..sampling import row_seeds
+    from ..script import read_script
+    from .speaking import Target, metadata_of, speak_all, speak_one, stream_one
 
-    if text == "-":
-        text = sys.stdin.read()
-    if output != "-":
-        check_ending(output)
-        _need_folder(Path(output))
+    if (text is None) == (file is None):
+        raise typer.BadParameter("Give a text, or a file with --file; not both.")
+    if stream and (file is not None or long or output != "-" or save_voice is not None):
+        raise ValueError("--stream is for one text to stdout: -o -. Texts of any length stream there by themselves.")
+    depth = "float" if bits is Bits.floating else int(bits.value)
+    target = Target(output, rate, depth, loudness, raw, captions, report, not no_metadata)
+    target.check()
     options = {
         "temperature": temperature,
         "fine_temperature": fine_temperature,
@@ -113,33 +171,39 @@ def speak(
         _need_folder(save_voice)
         if save_voice.suffix not in (".npz", ".safetensors"):
             raise ValueError(f"--save-voice needs a name that ends in .npz or .safetensors, not {save_voice.name}.")
-    (seed,) = row_seeds(1, seed)
+    roles = _cast(cast or [])
+    if text == "-":
+        text = sys.stdin.read()
+    is_long = file is not None or long
+    lines = read_script(file if file is not None else text, roles) if is_long else []
+    if resume is None or seed is not None or not is_long:
+        (seed,) = row_seeds(1, seed)
     bark, processor = _load(model, device, dtype, quiet)
     if int8:
         bark.quantize_int8()
-    preset = processor.pick_voice(_voice(voice, processor), text, seed)
-    history = processor.voice(preset)
-    inputs = processor(text, voice_preset=history)
-    with StageBars() as bars:
-        out = bark.generate(
-            **inputs, seed=seed, streamer=None if quiet else bars, return_dict_in_generate=True, **options
-        )
-    audio = out.audio[0].cpu().numpy()
-    metadata = None
-    if not no_metadata:
-        name = Path(model).resolve().name if Path(model).is_dir() else model
-        metadata = provenance(model=name, voice=history.fingerprint if history is not None else None, seed=seed)
-    if save_voice is not None:
-        out.voice(0).save(save_voice, metadata)
-    if output == "-":
-        sys.stdout.buffer.write(wav_bytes(audio, out.sampling_rate, metadata))
-        sys.stdout.buffer.flush()
+    name = Path(model).resolve().name if Path(model).is_dir() else model
+    if is_long:
+        with ChunkBar(quiet) as bar:
+            said = speak_all(
+                bark, processor, lines, _voice(voice, processor), seed, name, target,
+                mode=mode.value, language=language, resume_folder=resume, best_of=best_of, retries=retries,
+                guard=guard, batch_size=batch_size, progress=bar.put, **options,
+            )  # fmt: skip
     else:
-        write_audio(output, audio, out.sampling_rate, metadata)
+        preset = processor.pick_voice(_voice(voice, processor), text, seed)
+        history = processor.voice(preset)
+        by = f", seed {seed}" + (f", voice {preset}" if preset is not None else "")
+        if stream:
+            said = stream_one(bark, processor, text, history, seed, name, target, **options) + by
+        else:
+            with StageBars() as bars:
+                options["streamer"] = None if quiet else bars
+                out, said = speak_one(bark, processor, text, history, seed, name, target, **options)
+            said += by
+            if save_voice is not None:
+                out.voice(0).save(save_voice, None if no_metadata else metadata_of(name, history, seed))
     if not quiet:
-        where = "stdout" if output == "-" else output
-        by = f", voice {preset}" if preset is not None else ""
-        _say(f"{where}: {len(audio) / out.sampling_rate:.2f} s of audio, seed {seed}{by}")
+        _say(f"{'stdout' if output == '-' else output}: {said}")
 
 
 @app.command(
@@ -414,6 +478,14 @@ def _voice(voice: str | None, processor):
     if voice is not None and voice not in processor.voices and voice.endswith((".npz", ".safetensors")):
         return Path(voice)
     return voice
+
+
+def _cast(pairs: list[str]) -> dict[str, str]:
+    """`NAME=VOICE` of each speaker."""
+    roles = dict(pair.partition("=")[::2] for pair in pairs)
+    if wrong := [pair for pair in pairs if "=" not in pair or not all(pair.partition("=")[::2])]:
+        raise ValueError(f"--cast takes NAME=VOICE, such as Anna=v2/en_speaker_9; got {wrong[0]!r}.")
+    return roles
 
 
 def _voice_names(recordings: list[Path], output: Path) -> list[str]:

@@ -102,7 +102,8 @@ class CodecTrainingArguments(TrainingArguments):
             raise ValueError(f"--start must be one of {', '.join(STARTS)}, got {self.start!r}.")
         if self.max_steps < (self.start == "random"):
             raise ValueError(
-                f"--max_steps must be 1 or more, or 0 with --start vocoder; got {self.max_steps}: crops have no epochs."
+                "--max_steps must be 1 or more, or 0 with --start vocoder, as crops have no epochs; got "
+                f"{self.max_steps}."
             )
         if not 0 <= self.quantize_from < max(1, self.max_steps):
             raise ValueError(
