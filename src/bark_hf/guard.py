@@ -145,7 +145,7 @@ def word_error_rate(text: str, heard: str) -> float | None:
     try:
         import jiwer
     except ImportError as error:
-        raise ImportError('Word error rates need jiwer: pip install "bark-hf[quality]".') from error
+        raise ImportError('Word error rates need jiwer: pip install "bark-hf[longform]".') from error
     wanted = _words(text)
     return float(jiwer.wer(wanted, _words(heard))) if wanted else None
 
