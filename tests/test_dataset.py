@@ -430,9 +430,9 @@ def test_the_command_line_does_it_all(tmp_path, small, semantic_tokenizer, capsy
     as_ljspeech(tmp_path / "lj")
     record(tmp_path / "lj" / "wavs" / "1.wav", 1, 0.1)
     semantic_tokenizer.save_pretrained(tmp_path / "tokenizer")
-    options = {"--data": tmp_path / "lj", "--model": small.checkpoint, "--tokenizer": tmp_path / "tokenizer"}
-    options |= {"--output": tmp_path / "ids", "--text-column": "normalized_text"}
-    main([str(part) for option in options.items() for part in option])
+    options = {"--data": tmp_path / "lj", "--model": small.checkpoint, "--semantic_tokenizer": tmp_path / "tokenizer"}
+    options |= {"--output_dir": tmp_path / "ids", "--text_column": "normalized_text"}
+    assert main([str(part) for option in options.items() for part in option]) == tmp_path / "ids"
     assert load_from_disk(tmp_path / "ids")["text"][:] == ["normalized 0", "normalized 2"]
     printed = capsys.readouterr()
     assert printed.out == ""

@@ -37,7 +37,9 @@ def corpus(tmp_path_factory):
     return folder
 
 
-def test_recordings_become_a_bark_that_speaks(small, corpus, tmp_path):
+@pytest.mark.parametrize(("steps", "left"), [(20, 0.9), pytest.param(300, 0.4, marks=pytest.mark.slow)])
+def test_recordings_become_a_bark_that_speaks(small, corpus, tmp_path, steps, left):
+    """left: the share of its first loss that each stage has at the end. 300 steps are a minute or more of training."""
     torch.manual_seed(0)
     config = bark_hf.BarkSemanticTokenizerConfig(features="mfcc", quantizer="kmeans", vocab_size=200)
     units = BarkSemanticTokenizer(config)
@@ -45,14 +47,16 @@ def test_recordings_become_a_bark_that_speaks(small, corpus, tmp_path):
     units.save_pretrained(tmp_path / "units")
     save_composite(small.model, small.processor, tmp_path / "start")
     options = {"model": tmp_path / "start", "data": corpus, "semantic_tokenizer": tmp_path / "units",
-               "output_dir": tmp_path / "out", "max_steps": 20, "save_steps": 10, "eval_share": 0.1,
-               "per_device_train_batch_size": 8, "learning_rate": 3e-3, "report_to": "none",
+               "output_dir": tmp_path / "out", "max_steps": steps, "save_steps": steps // 2, "eval_share": 0.1,
+               "logging_steps": 10, "per_device_train_batch_size": 8, "learning_rate": 3e-3, "report_to": "none",
                "disable_tqdm": True}  # fmt: skip
     bark_hf_command("train", *(part for name, value in options.items() for part in (f"--{name}", value)))
     report = json.loads((tmp_path / "out" / "model" / "training.json").read_text())
     assert report["utterances"] == 36
     for stage, metrics in report["stages"].items():
-        state = json.loads((tmp_path / "out" / stage / "checkpoint-20" / "trainer_state.json").read_text())
+        state = json.loads((tmp_path / "out" / stage / f"checkpoint-{steps}" / "trainer_state.json").read_text())
+        first, *_, last = [entry["loss"] for entry in state["log_history"] if "loss" in entry]
+        assert last < left * first, f"{stage} learned little: {first} became {last}"
         losses = [entry["eval_loss"] for entry in state["log_history"] if "eval_loss" in entry]
         assert losses[-1] < losses[0] or metrics["eval_loss"] < 0.1, f"{stage} learned nothing: {losses}"
     folder, wav = tmp_path / "out" / "model", tmp_path / "hello.wav"

@@ -1,72 +1,33 @@
-"""Training with the stock Trainer: the loss is the cross entropy of what generation feeds, and runs can be repeated,
-resumed, split over processes, checkpointed and merged."""
+"""A stage trains with the stock Trainer: the loss is the cross entropy of what generation feeds, and training can be
+repeated, resumed, split over processes, checkpointed and merged."""
 
 import copy
-import json
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from conftest import since_5_20
-from datasets import Dataset
-from huggingface_hub import HfApi, ModelCard
+from runs import assert_close, run_python, table, tiny_bark
 from transformers import TrainingArguments
 
-import bark_hf
 from bark_hf.audio import read_metadata
 from bark_hf.training.metrics import ranks
-from bark_hf.training.run import last_checkpoint, main, train_stage
+from bark_hf.training.run import last_checkpoint, train_stage
 from bark_hf.training.samples import SpeakCallback
-from bark_hf.training.stages import ATTRIBUTES, LORA_LAYERS, STAGES, Stage, add_lora, save_composite
+from bark_hf.training.stages import LORA_LAYERS, STAGES, Stage, add_lora
 from bark_hf.training.utterances import Utterances
 from bark_hf.vocabulary import Vocabulary
 
 
 @pytest.fixture(scope="module")
 def tiny(small):
-    """A composite with the small goldens' vocabularies and short windows, wide enough to learn things by heart."""
-    config = copy.deepcopy(small.model.config)
-    for name in ATTRIBUTES.values():
-        part = getattr(config, f"{name}_config")
-        part.num_layers, part.num_heads, part.hidden_size, part.dropout = 2, 4, 64, 0.0
-    torch.manual_seed(0)
-    model = bark_hf.BarkModel(config)
-    model.generation_config = copy.deepcopy(small.model.generation_config)
-    windows = model.generation_config
-    windows.semantic_config.max_input_semantic_length = 32
-    windows.coarse_acoustics_config.max_coarse_input_length = 64
-    windows.fine_acoustics_config.max_fine_input_length = 128
-    windows.fine_acoustics_config.max_fine_history_length = 64
-    model.codec_model.load_state_dict(small.model.codec_model.state_dict())
-    return model.eval()
+    return tiny_bark(small)
 
 
 @pytest.fixture
 def bark(tiny):
     return copy.deepcopy(tiny)
-
-
-def table(vocabulary: Vocabulary, count: int = 8, seed: int = 0) -> list[dict]:
-    """Rows of a tokenized dataset: a text of 6 ids, and 10 to 24 semantic ids with codes."""
-    random = np.random.default_rng(seed)
-    rows = []
-    for number in range(count):
-        semantic = 10 + 2 * number % 16
-        frames = vocabulary.coarse_length(semantic) // vocabulary.n_coarse_codebooks
-        rows.append({
-            "text_ids": random.integers(1, 300, 6).tolist(),
-            "semantic_ids": random.integers(0, vocabulary.semantic_vocab_size, semantic).tolist(),
-            "codes": random.integers(0, vocabulary.codebook_size, (8, frames)).tolist(),
-            "speaker": "ab"[number % 2],
-            "length": semantic,
-        })  # fmt: skip
-    return rows
 
 
 def utterances(stage: Stage, **options) -> Utterances:
@@ -82,12 +43,6 @@ def arguments(folder: Path, **options) -> TrainingArguments:
 
 def weights(network) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in network.state_dict().items()}
-
-
-def assert_close(a: dict, b: dict, tolerance: float = 0.0) -> None:
-    assert a.keys() == b.keys()
-    for name in a:
-        torch.testing.assert_close(a[name], b[name], rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -247,12 +202,8 @@ ONE_OF_TWO = """
 import sys
 from pathlib import Path
 import torch
-from datasets import Dataset
-from huggingface_hub import HfApi, ModelCard
 from transformers import TrainingArguments
 import bark_hf
-from bark_hf.audio import read_metadata
-from bark_hf.training.samples import SpeakCallback
 from bark_hf.training.run import train_stage
 from bark_hf.training.stages import Stage
 from bark_hf.training.utterances import Utterances
@@ -272,11 +223,6 @@ if arguments.should_save:
 """
 
 
-def run_python(*command: str) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True)
-
-
 @pytest.mark.parametrize("name", ["semantic", "fine"])
 def test_two_processes_equal_one_with_twice_the_batch(tiny, name, tmp_path):
     """`accelerate launch` as it is; the fine stage leaves tables and heads of other codebooks without gradients."""
@@ -291,121 +237,6 @@ def test_two_processes_equal_one_with_twice_the_batch(tiny, name, tmp_path):
         assert f"{4 // size} processes" in done.stdout
     two, one = (torch.load(tmp_path / f"{name}-{size}.pt", weights_only=True) for size in (2, 4))
     assert_close(two, one, tolerance=1e-5)
-
-
-def prepared(tiny, small, folder: Path, count: int = 12) -> list[str]:
-    """A checkpoint and a tokenized dataset in `folder`; the arguments of a short run over them."""
-    save_composite(tiny, small.processor, folder / "start")
-    rows = [
-        {**row, "text": "hello", "seconds": 0.5, "source": "x.wav"}
-        for row in table(Stage("fine", tiny).vocabulary, count)
-    ]
-    Dataset.from_list(rows).save_to_disk(folder / "rows")
-    options = {"model": folder / "start", "data": folder / "rows", "output_dir": folder / "out", "max_steps": 6,
-               "save_steps": 2, "logging_steps": 2, "per_device_train_batch_size": 2, "eval_share": 0.25,
-               "use_cpu": True, "disable_tqdm": True, "report_to": "none", "learning_rate": 1e-3}  # fmt: skip
-    return [part for name, value in options.items() for part in (f"--{name}", str(value))]
-
-
-def changed_stages(before: Path, after: Path) -> set[str]:
-    models = [bark_hf.BarkModel.from_pretrained(folder) for folder in (before, after)]
-    found = set()
-    for name, attribute in ATTRIBUTES.items():
-        a, b = (getattr(model, attribute).state_dict() for model in models)
-        found |= {name} if any(not torch.equal(a[key], b[key]) for key in a) else set()
-    return found
-
-
-def test_a_run_over_all_stages_leaves_a_composite_that_speaks(tiny, small, tmp_path):
-    texts = tmp_path / "texts.txt"
-    texts.write_text("Hello\n\nHello, my dog is cute.\n")
-    voice = next(iter(small.processor.voices))
-    options = ["--sample_texts", str(texts), "--sample_voice", voice, "--lora_rank", "2"]
-    result = main([*prepared(tiny, small, tmp_path), *options])
-    assert changed_stages(tmp_path / "start", result) == set(STAGES)
-    report = json.loads((tmp_path / "out" / "model" / "training.json").read_text())
-    assert set(report["stages"]) == set(STAGES)
-    assert all(metrics["eval_loss"] > 0 and "eval_top10" in metrics for metrics in report["stages"].values())
-    card = (result / "README.md").read_text()
-    assert ModelCard(card).data.pipeline_tag == "text-to-speech"
-    assert "| semantic |" in card
-    assert "LoRA of rank 2" in card
-    assert "[samples/0.wav](samples/0.wav), [samples/1.wav](samples/1.wav)." in card
-    assert {path.name for path in (result / "samples").iterdir()} == {"0.wav", "1.wav"}
-    samples = tmp_path / "out" / "fine" / "samples"
-    assert {path.name for path in samples.glob("6/*")} == {"0.wav", "1.wav"}
-    assert [json.loads(line)["step"] for line in (samples / "scores.jsonl").read_text().splitlines()] == [2, 4, 6]
-    model, processor = bark_hf.BarkModel.from_pretrained(result), bark_hf.BarkProcessor.from_pretrained(result)
-    assert len(model.generate(**processor("Hello", voice_preset=voice), seed=1)[0])
-    again = main([*prepared(tiny, small, tmp_path), *options])  # all is finished: nothing is trained anew
-    assert json.loads((tmp_path / "out" / "model" / "training.json").read_text()) == report
-    assert again == result
-
-
-def test_a_run_of_one_stage_leaves_the_others_alone(tiny, small, tmp_path):
-    result = main([*prepared(tiny, small, tmp_path), "--stage", "coarse", "--eval_strategy", "no"])
-    assert changed_stages(tmp_path / "start", result) == {"coarse"}
-
-
-def test_a_killed_run_goes_on_from_its_last_checkpoint(tiny, small, tmp_path):
-    """SIGTERM in the middle: what is left loads, and the resumed run ends where an uninterrupted one does."""
-    arguments = [*prepared(tiny, small, tmp_path), "--stage", "semantic"]
-    whole = main([*arguments, "--output_dir", str(tmp_path / "whole")])
-    code = (
-        "import os, signal, torch, transformers; torch.set_num_threads(1); from bark_hf.training import run\n"
-        "class Kill(transformers.TrainerCallback):\n"
-        "    def on_step_end(self, args, state, control, **kwargs):\n"
-        "        if state.global_step == 3: os.kill(os.getpid(), signal.SIGTERM)\n"
-        "run.EpochCallback.__mro__[1].on_step_end = Kill.on_step_end\n"
-        "import sys; run.main(sys.argv[1:])"
-    )
-    killed = run_python("-c", code, *arguments)
-    assert killed.returncode == -signal.SIGTERM, killed.stderr
-    checkpoint = last_checkpoint(tmp_path / "out" / "semantic")
-    assert checkpoint.name == "checkpoint-2"
-    assert not (tmp_path / "out" / "model").exists()
-    bark_hf.BarkSemanticModel.from_pretrained(checkpoint)
-    (tmp_path / "out" / "semantic" / "checkpoint-9").mkdir()  # as if it had been killed while it saved
-    result = main(arguments)
-    for name in ("semantic",):
-        a, b = (getattr(bark_hf.BarkModel.from_pretrained(f), name).state_dict() for f in (whole, result))
-        assert_close(a, b)
-
-
-@pytest.mark.parametrize(
-    ("wrong", "sentence"),
-    [
-        (["--stage", "codec"], "--stage takes semantic, coarse, fine"),
-        (["--lora_rank", "-1"], "--lora_rank must be 0"),
-        (["--model", "/nowhere"], "There is no folder /nowhere"),
-        (["--eval_share", "1"], "--eval_share must be"),
-        (["--eval_share", "0"], "nothing to evaluate on"),
-        (["--data", "/nowhere"], "no tokenized dataset"),
-    ],
-)
-def test_wrong_arguments_are_said_in_a_sentence(tiny, small, tmp_path, wrong, sentence):
-    with pytest.raises(ValueError, match=sentence):
-        main([*prepared(tiny, small, tmp_path), *wrong])
-
-
-def test_losses_go_to_tensorboard_and_training_stops_early(tiny, small, tmp_path):
-    options = ["--stage", "semantic", "--report_to", "tensorboard", "--early_stopping_patience", "1"]
-    main([*prepared(tiny, small, tmp_path), *options, "--learning_rate", "1", "--max_steps", "20"])
-    assert list((tmp_path / "out").rglob("events.out.tfevents.*"))
-    last = last_checkpoint(tmp_path / "out" / "semantic")
-    state = json.loads((last / "trainer_state.json").read_text())
-    assert state["global_step"] < 20  # a rate of 1 ruins it at once
-
-
-def test_the_composite_is_published_with_its_card(tiny, small, tmp_path, monkeypatch):
-    calls = []
-    monkeypatch.setattr(HfApi, "create_repo", lambda self, name, **options: SimpleNamespace(repo_id=f"me/{name}"))
-    monkeypatch.setattr(HfApi, "upload_folder", lambda self, **options: calls.append(options))
-    options = ["--stage", "semantic", "--push_to_hub", "true", "--hub_model_id", "mine", "--eval_strategy", "no"]
-    result = main([*prepared(tiny, small, tmp_path), *options])
-    (call,) = calls
-    assert (call["repo_id"], Path(call["folder_path"])) == ("me/mine", result)
-    assert (result / "README.md").is_file()
 
 
 def test_samples_are_scored_by_whoever_listens(bark, small, tmp_path):
@@ -424,3 +255,15 @@ def test_samples_are_scored_by_whoever_listens(bark, small, tmp_path):
     assert read_metadata(tmp_path / "samples" / "3" / "1.wav")["comment"].count('"seed": 1')
     with pytest.raises(ValueError, match="no sample texts"):
         SpeakCallback(bark, small.processor, [])
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_a_stage_trained_in_bfloat16_speaks_as_its_weights_do(bark, rank, tmp_path):
+    """Autocast ends with the training: else the network would compute otherwise than after saving and loading."""
+    stage = Stage("semantic", bark)
+    train_stage(stage, utterances(stage), None, arguments(tmp_path, bf16=True), lora_rank=rank)
+    again = type(stage.network)(stage.network.config).eval()
+    again.load_state_dict(stage.network.state_dict())
+    batch = stage.collator()([utterances(stage)[i] for i in range(2)])
+    with torch.no_grad():
+        assert torch.equal(stage.network(**batch).logits, again(**batch).logits)

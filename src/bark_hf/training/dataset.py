@@ -2,14 +2,13 @@
 
 Knows nothing of a corpus's layout (`corpus`), of what is done to a row (`tokenizing`) or of what a stage is fed."""
 
-import argparse
 import json
 import multiprocessing
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import torch
 from datasets import Dataset, Features, Value, load_from_disk
 from datasets.utils import tqdm
 from rich.console import Console
+from transformers import HfArgumentParser
 
 from ..codec import BarkCodec
 from ..files import whole_file, whole_folder
@@ -256,36 +256,43 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
         beside.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line's options; `--help` explains them."""
-    parser = argparse.ArgumentParser(
+@dataclass
+class CorpusArguments:
+    """What is tokenized, by what, and where to."""
+
+    data: str = field(metadata={"help": "A folder or a hub id; `load_corpus` lists the layouts."})
+    semantic_tokenizer: str = field(metadata={"help": "The audio's semantic tokenizer: a folder or hub id."})
+    output_dir: str = field(metadata={"help": "The folder to write."})
+    model: str = field(
+        default="suno/bark-small", metadata={"help": "Whose codec, text tokenizer and ids to use: a folder or hub id."}
+    )
+    config: str | None = field(default=None, metadata={"help": "Of a hub id that has several."})
+    split: str | None = field(default=None, metadata={"help": "Of a corpus that has several."})
+    audio_column: str | None = field(default=None, metadata={"help": "Where it has no usual name."})
+    text_column: str | None = field(
+        default=None, metadata={"help": "Where it has no usual name, or another than the usual one is wanted."}
+    )
+    speaker_column: str | None = field(default=None, metadata={"help": "Where it has no usual name."})
+    device: str = field(default="cpu", metadata={"help": "Where the models run: cpu, cuda, ..."})
+    num_proc: int = field(default=1, metadata={"help": "Processes, on the CPU."})
+    batch_size: int = field(default=16, metadata={"help": "Recordings in memory at a time, per process."})
+    min_seconds: float = field(default=0.5, metadata={"help": "Shorter recordings are left out."})
+    max_seconds: float = field(default=15.0, metadata={"help": "Longer recordings are left out."})
+    overwrite: bool = field(
+        default=False, metadata={"help": "Replace what other settings or another corpus left there."}
+    )
+
+
+def main(arguments: list[str] | None = None) -> Path:
+    """From a command line; see `--help`. Prints the report to stderr and returns the folder of the result."""
+    parser = HfArgumentParser(
+        CorpusArguments,
         prog="python -m bark_hf.training.dataset",
         description="A corpus of speech with texts to a tokenized dataset for training Bark. A killed run goes on.",
         epilog="Example: python -m bark_hf.training.dataset --data LJSpeech-1.1 --model suno/bark-small "
-        "--tokenizer semantic-tokenizer --output ljspeech-ids --num-proc 8",
+        "--semantic_tokenizer my-tokenizer --output_dir ljspeech-ids --num_proc 8",
     )
-    add = parser.add_argument
-    add("--data", required=True, help="A folder or a hub id; `load_corpus` lists the layouts.")
-    add("--config", help="Of a hub id that has several.")
-    add("--split", help="Of a corpus that has several.")
-    add("--audio-column", help="Where it has no usual name.")
-    add("--text-column", help="Where it has no usual name, or another than the usual one is wanted.")
-    add("--speaker-column", help="Where it has no usual name.")
-    add("--model", default="suno/bark-small", help="Whose codec, text tokenizer and ids to use (%(default)s).")
-    add("--tokenizer", required=True, help="The semantic tokenizer: a folder or hub id.")
-    add("--output", required=True, type=Path, help="The folder to write.")
-    add("--device", default="cpu", help="Where the models run: cpu, cuda, ... (%(default)s).")
-    add("--num-proc", type=int, default=1, help="Processes, on the CPU (%(default)s).")
-    add("--batch-size", type=int, default=16, help="Recordings in memory at a time, per process (%(default)s).")
-    add("--min-seconds", type=float, default=0.5, help="Shorter recordings are left out (%(default)s).")
-    add("--max-seconds", type=float, default=15.0, help="Longer recordings are left out (%(default)s).")
-    add("--overwrite", action="store_true", help="Replace what other settings or another corpus left there.")
-    return parser.parse_args(arguments)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Parses, calls, prints the report to stderr."""
-    given = parse(arguments)
+    (given,) = parser.parse_args_into_dataclasses(arguments)
     corpus = load_corpus(
         given.data,
         given.split,
@@ -296,8 +303,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     _, report = tokenize_corpus(
         corpus,
-        **Tokenizers.load(given.model, given.tokenizer, given.device)._asdict(),
-        output=given.output,
+        **Tokenizers.load(given.model, given.semantic_tokenizer, given.device)._asdict(),
+        output=given.output_dir,
         num_proc=given.num_proc,
         batch_size=given.batch_size,
         min_seconds=given.min_seconds,
@@ -305,6 +312,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         overwrite=given.overwrite,
     )
     Console(stderr=True).print(report_table(report))
+    return Path(given.output_dir)
 
 
 if __name__ == "__main__":

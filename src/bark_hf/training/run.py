@@ -22,6 +22,7 @@ from ..vocabulary import Vocabulary
 from .card import model_card
 from .metrics import ranks
 from .samples import SpeakCallback, asr_recognizer, last_samples
+from .sharding import gather, make_shardable
 from .stages import LABELS, STAGES, Stage, add_lora, save_composite
 from .utterances import EpochCallback, Utterances
 
@@ -129,6 +130,11 @@ class StageTrainer(Trainer):
     def _get_eval_sampler(self, eval_dataset):
         return SequentialSampler(eval_dataset)
 
+    def save_model(self, output_dir=None, _internal_call=False):
+        # the Trainer looks for the best checkpoint's folder before FSDP writes its parts: some processes missed it
+        Path(output_dir or self.args.output_dir).mkdir(parents=True, exist_ok=True)
+        super().save_model(output_dir, _internal_call)
+
 
 def train_stage(
     stage: Stage,
@@ -147,8 +153,6 @@ def train_stage(
 
     With `resume`, the run goes on from the last whole checkpoint there. With a LoRA rank the additions are merged at
     the end. Whatever happens, the composite holds a network without additions afterwards."""
-    if lora_rank and arguments.fsdp:
-        raise ValueError("LoRA under FSDP is not supported: LoRA needs little memory, so train it by DDP.")
     network = stage.network
     arguments.label_names = LABELS[stage.name]
     arguments.remove_unused_columns = False
@@ -165,22 +169,30 @@ def train_stage(
         preprocess_logits_for_metrics=lambda logits, labels: ranks(logits, labels, stage.is_causal),
         callbacks=[EpochCallback(train), *(callbacks or [])],
     )
+    whole = model
+    if trainer.is_fsdp_enabled:  # the composite gets a network of its own, which speaks and is saved
+        whole = copy.deepcopy(model)
+        stage.replace(whole.get_base_model() if lora_rank else whole)
+        make_shardable(network)
+
+    def bring_together() -> None:
+        if whole is not model:
+            gather(trainer.model, whole)
+
     for callback in callbacks or []:
         if isinstance(callback, SpeakCallback):
-            callback.log = trainer.log
+            callback.log, callback.prepare = trainer.log, bring_together
     checkpoint = last_checkpoint(Path(arguments.output_dir)) if resume else None
     try:
         result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         metrics = dict(result.metrics)
         if evaluation is not None:
             metrics |= trainer.evaluate()
+        bring_together()
     finally:
-        trained = trainer.accelerator.unwrap_model(trainer.model)
+        trained = trainer.accelerator.unwrap_model(whole, keep_fp32_wrapper=False)
         stage.replace(trained.merge_and_unload() if lora_rank else trained)
         stage.network.eval()
-    if trainer.is_fsdp_enabled:  # each process holds a part: gathered through a file. Never run yet
-        trainer.save_model(str(Path(arguments.output_dir) / "whole"))
-        stage.replace(type(network).from_pretrained(Path(arguments.output_dir) / "whole").eval())
     return metrics
 
 
@@ -211,6 +223,8 @@ def train(
     bark = BarkModel.from_pretrained(output / MODEL if done else model.model, dtype=torch.float32)
     train_rows, eval_rows = _tables(data, bark, processor, arguments)
     speak = _speaker(samples, bark, processor)
+    if speak is not None:
+        bark.to(arguments.device)  # all stages speak where one trains
     for name in model.stages:
         if name in done:
             continue
@@ -341,7 +355,8 @@ _EXAMPLES = """examples:
       --lora_rank 16 --num_train_epochs 5 --per_device_train_batch_size 8
   bark-hf train --model suno/bark-small --data my-bark/data --output_dir my-bark --stage semantic --bf16 true \\
       --learning_rate 2e-5 --save_steps 200 --sample_texts sentences.txt --asr openai/whisper-base
-The same command goes on after an interruption. For several GPUs: accelerate launch -m bark_hf.training.run ..."""
+The same command goes on after an interruption. For several GPUs: accelerate launch -m bark_hf.training.run ...
+(--use_fsdp --fsdp_version 2 before -m spreads the weights over them)."""
 
 
 def main(arguments: list[str] | None = None) -> Path:

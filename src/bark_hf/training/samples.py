@@ -12,7 +12,7 @@ import torch
 from transformers import TrainerCallback
 from transformers.utils import logging
 
-from ..audio import provenance, write_audio
+from ..audio import provenance, resample, write_audio
 from ..modeling_bark import BarkModel
 from ..processing_bark import BarkProcessor
 from ..similarity import speaker_similarity
@@ -20,6 +20,7 @@ from ..similarity import speaker_similarity
 logger = logging.get_logger(__name__)
 
 Recognizer = Callable[[np.ndarray, int], str]  # (samples (N,), sampling rate) -> what was said
+_LEAST_SECONDS = 0.1  # what any recognizer can read
 
 
 class SpeakCallback(TrainerCallback):
@@ -40,6 +41,7 @@ class SpeakCallback(TrainerCallback):
     ):
         if not texts:
             raise ValueError("There are no sample texts: pass at least one.")
+        self.prepare: Callable[[], None] = lambda: None  # by all processes, before the first one speaks
         self.bark, self.processor, self.texts = bark, processor, texts
         self.voice, self.every, self.recognizer, self.log = processor.voice(voice), every, recognizer, log
 
@@ -52,6 +54,7 @@ class SpeakCallback(TrainerCallback):
             self.speak(Path(args.output_dir), state)
 
     def speak(self, output: Path, state) -> None:
+        self.prepare()
         if not state.is_world_process_zero:
             return
         training = [module for module in self.bark.modules() if module.training]
@@ -116,4 +119,11 @@ def asr_recognizer(model: str) -> Recognizer:
     from transformers import pipeline
 
     recognize = pipeline("automatic-speech-recognition", model=model)
-    return lambda samples, rate: recognize({"raw": samples, "sampling_rate": rate})["text"]
+    own_rate = recognize.feature_extractor.sampling_rate
+
+    def heard(samples: np.ndarray, rate: int) -> str:
+        samples = resample(samples, rate, own_rate)  # the pipeline itself would want torchaudio
+        missing = round(_LEAST_SECONDS * own_rate) - len(samples)
+        return recognize({"raw": np.pad(samples, (0, max(0, missing))), "sampling_rate": own_rate})["text"]
+
+    return heard
