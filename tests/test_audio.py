@@ -30,7 +30,7 @@ from bark_hf.files import whole_file
 
 RATE = 24_000
 TONE = (0.4 * np.sin(2 * np.pi * 440 / RATE * np.arange(RATE))).astype(np.float32)
-LOST = {".wav": {"license"}, ".flac": set(), ".mp3": {"license", "copyright"}, ".ogg": set()}
+LOST = {".wav": {"license"}, ".flac": set(), ".mp3": {"license", "copyright"}, ".ogg": set(), ".opus": set()}
 
 
 def test_pcm_is_rounded_and_clipped():

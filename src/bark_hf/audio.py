@@ -1,4 +1,4 @@
-"""Audio files in and out, whole or not at all, with a note of where the sound comes from; resampling and mixing.
+"""Audio files and streams in and out, with a note of where the sound comes from; resampling, mixing, levels.
 
 Knows nothing of models. Samples are -1..1, (N,) or (N, channels); rates are in Hz."""
 
@@ -18,10 +18,23 @@ FORMATS = {
     ".flac": ("FLAC", "PCM_16"),
     ".mp3": ("MP3", "MPEG_LAYER_III"),
     ".ogg": ("OGG", "VORBIS"),
+    ".opus": ("OGG", "OPUS"),
+}
+RAW = {".pcm": ("RAW", "PCM_16"), ".raw": ("RAW", "PCM_16")}  # samples alone, little endian, which nothing describes
+BITS: dict[str, dict[Any, str]] = {
+    "WAV": {16: "PCM_16", 24: "PCM_24", "float": "FLOAT"},
+    "RAW": {16: "PCM_16", 24: "PCM_24", "float": "FLOAT"},
+    "FLAC": {16: "PCM_16", 24: "PCM_24"},
+}
+RATES = {  # Hz; the others hold 8000 to 96 000
+    ".mp3": (8000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000),
+    ".opus": (8000, 12_000, 16_000, 24_000, 48_000),
 }
 FIELDS = ("title", "artist", "album", "date", "genre", "tracknumber", "comment", "copyright", "license", "software")
 _FIELD_BYTES = 2000  # libsndfile loses a text of 2046 bytes in a WAV file, and every text after it
 _SOFTWARE_BYTES = 100  # it adds its own name there and cuts both at 127 bytes
+FRAME = 0.01  # seconds, of `frame_levels`
+_SILENCE = -75.0  # dB of full scale, of what counts as silence in any company
 _BLOCK = 1 << 16  # frames; libsndfile's Vorbis encoder overflows the stack when it gets minutes at once
 
 
@@ -31,32 +44,35 @@ def to_pcm16(audio: np.ndarray) -> np.ndarray:
 
 
 def audio_bytes(
-    audio: np.ndarray, sample_rate: int, ending: str = ".wav", metadata: Mapping[str, str] | None = None
+    audio: np.ndarray,
+    sample_rate: int,
+    ending: str = ".wav",
+    metadata: Mapping[str, str] | None = None,
+    bits: int | str | None = None,
 ) -> bytes:
-    """(N,) samples as a mono file in memory: 16-bit WAV or FLAC, MP3, or Ogg Vorbis, by its ending in `FORMATS`.
+    """(N,) samples as a mono file in memory, by its ending: WAV, FLAC, MP3, Ogg Vorbis, Opus, or samples alone (.pcm).
 
-    `metadata` are texts for the names in `FIELDS`, up to 2000 bytes (`software`: 100). FLAC and OGG keep all of them,
-    WAV all but `license`, MP3 all but `license`, `copyright` and `software` (where its encoder's own name stands).
-    Raises ValueError for other names and endings, for samples that are not (N,) and finite, for none where the format
-    has no empty files, and for a rate that the format cannot hold."""
+    bits: 16 by default; 24 for WAV, FLAC and .pcm; "float" for WAV and .pcm, 32 bits, the only ones that hold what
+    exceeds -1..1, which is clipped elsewhere. Rates are those in `RATES` for MP3 and Opus, else 8000 to 96 000 Hz.
+    `metadata` are texts for the names in `FIELDS`, up to 2000 bytes (`software`: 100). FLAC, OGG and Opus keep all of
+    them, WAV all but `license`, MP3 all but `license`, `copyright` and `software` (where its encoder's own name
+    stands), .pcm none. Other readers find the exact length in all but Ogg Vorbis, where ffmpeg is up to 0.04 s off.
+    Raises ValueError for other names, endings, bits and rates, for samples that are not (N,) and finite, and for none
+    where the format has no empty files."""
     import soundfile
 
-    container, subtype = _format(ending)
-    audio, metadata = np.asarray(audio), dict(metadata or {})
-    if audio.ndim != 1 or not np.isfinite(audio).all():
-        raise ValueError(f"Audio to write is (N,) finite samples; this is {audio.shape}, or holds NaN or infinity.")
+    audio, metadata = _checked(audio), dict(metadata or {})
+    container, subtype = _format(ending, sample_rate, bits)
     if not len(audio) and container in ("FLAC", "MP3"):
         raise ValueError(f"There are no samples, and {container} has no empty files. Write .wav, or generate again.")
     _check_fields(metadata)
-    pcm, buffer = to_pcm16(audio), io.BytesIO()
-    try:
-        with soundfile.SoundFile(buffer, "w", sample_rate, 1, format=container, subtype=subtype) as file:
-            for name, text in metadata.items():
-                setattr(file, name, text)
-            for start in range(0, len(pcm), _BLOCK):
-                file.write(pcm[start : start + _BLOCK])
-    except soundfile.LibsndfileError as error:
-        raise ValueError(f"{container} cannot hold audio at {sample_rate} Hz; resample it, or write .wav.") from error
+    samples, buffer = _quantized(audio, subtype), io.BytesIO()
+    little = {"endian": "LITTLE"} if container == "RAW" else {}
+    with soundfile.SoundFile(buffer, "w", sample_rate, 1, format=container, subtype=subtype, **little) as file:
+        for name, text in metadata.items() if container != "RAW" else ():
+            setattr(file, name, text)
+        for start in range(0, len(samples), _BLOCK):
+            file.write(samples[start : start + _BLOCK])
     return buffer.getvalue()
 
 
@@ -66,17 +82,46 @@ def wav_bytes(audio: np.ndarray, sample_rate: int, metadata: Mapping[str, str] |
 
 
 def write_audio(
-    path: str | Path, audio: np.ndarray, sample_rate: int, metadata: Mapping[str, str] | None = None
+    path: str | Path,
+    audio: np.ndarray,
+    sample_rate: int,
+    metadata: Mapping[str, str] | None = None,
+    bits: int | str | None = None,
 ) -> None:
-    """Writes (N,) samples as WAV, FLAC, MP3 or OGG by the path's ending; see `audio_bytes`. Whole or not at all."""
+    """Writes (N,) samples in the format of the path's ending; see `audio_bytes`. Whole or not at all."""
     path = Path(path)
     with whole_file(path) as beside:
-        beside.write_bytes(audio_bytes(audio, sample_rate, path.suffix, metadata))
+        beside.write_bytes(audio_bytes(audio, sample_rate, path.suffix, metadata, bits))
 
 
-def check_ending(path: str | Path) -> None:
-    """Raises ValueError for a path that `write_audio` has no format for; to be asked before the long work."""
-    _format(Path(path).suffix)
+class PcmStream:
+    """16-bit samples, little endian, to an open binary file as they come: `ffplay -f s16le -ar 24000 -`."""
+
+    def __init__(self, file: BinaryIO):
+        self.file = file
+
+    def write(self, audio: np.ndarray) -> None:
+        """(N,) finite samples, N >= 0; they are out when this returns."""
+        self.file.write(to_pcm16(_checked(audio)).astype("<i2").tobytes())
+        self.file.flush()
+
+
+class WavStream(PcmStream):
+    """A 16-bit WAV file of unknown length, for pipes: `WavStream(sys.stdout.buffer, 24_000).write(chunk)`.
+
+    Its header, with `metadata` as in `audio_bytes`, gives both lengths as 0xFFFFFFFF, as ffmpeg writes to a pipe:
+    ffmpeg, sox and libsndfile read to the end, ffmpeg and sox with a warning."""
+
+    def __init__(self, file: BinaryIO, sample_rate: int, metadata: Mapping[str, str] | None = None):
+        super().__init__(file)
+        header = bytearray(wav_bytes(np.zeros(0), sample_rate, metadata))  # RIFF, length, ..., data, length
+        header[4:8] = header[-4:] = b"\xff\xff\xff\xff"
+        file.write(header)
+
+
+def check_ending(path: str | Path, sample_rate: int = 24_000, bits: int | str | None = None) -> None:
+    """Raises ValueError for a path, rate or bits that `write_audio` cannot write; to be asked before the long work."""
+    _format(Path(path).suffix, sample_rate, bits)
 
 
 def provenance(*, model: str, voice: str | None = None, seed: int | None = None) -> dict[str, str]:
@@ -145,6 +190,24 @@ def resample(samples: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
     return soxr.resample(samples, from_rate, to_rate)
 
 
+def frame_levels(audio: np.ndarray, sampling_rate: int) -> np.ndarray:
+    """(N,) samples -> (F,) RMS of each `FRAME` in dB of full scale, -120 at least; after the last comes silence."""
+    size = round(FRAME * sampling_rate)
+    frames = np.pad(np.asarray(audio, dtype=np.float64), (0, -len(audio) % size)).reshape(-1, size)
+    return 10 * np.log10(np.maximum(np.mean(frames * frames, axis=1), 1e-12))
+
+
+def heard(audio: np.ndarray, sampling_rate: int, below: float = -40.0) -> np.ndarray:
+    """(N,) samples -> (F,) bool: which frames are less than `below` dB under the loudest; no silent one is."""
+    levels = frame_levels(audio, sampling_rate)
+    return levels > max(levels.max(initial=_SILENCE) + below, _SILENCE)
+
+
+def ramp(size: int) -> np.ndarray:
+    """(size,) float32 from near 0 to near 1 along a raised cosine; with its mirror image it sums to 1."""
+    return (0.5 - 0.5 * np.cos(np.pi * (np.arange(size) + 0.5) / max(size, 1))).astype(np.float32)
+
+
 @contextmanager
 def _opened(path: str | Path | BinaryIO) -> Iterator[Any]:
     """The file, open; a missing one or one that is not audio is an error in a sentence."""
@@ -165,11 +228,40 @@ def _opened(path: str | Path | BinaryIO) -> Iterator[Any]:
         yield file
 
 
-def _format(ending: str) -> tuple[str, str]:
-    if ending.lower() not in FORMATS:
-        given = repr(ending) if ending else "no ending"
-        raise ValueError(f"Audio is written as {', '.join(FORMATS)}, by the name's ending; got {given}.")
-    return FORMATS[ending.lower()]
+def _format(ending: str, sample_rate: int, bits: int | str | None = None) -> tuple[str, str]:
+    """libsndfile's names of container and samples."""
+    given, ending, formats = ending, ending.lower(), FORMATS | RAW
+    if ending not in formats:
+        named = repr(given) if given else "no ending"
+        raise ValueError(f"Audio is written as {', '.join(formats)}, by the name's ending; got {named}.")
+    container, subtype = formats[ending]
+    if sample_rate not in RATES.get(ending, range(8000, 96_001)):
+        held = ", ".join(map(str, RATES.get(ending, ["8000 to 96000"])))
+        raise ValueError(
+            f"{ending[1:].upper()} cannot hold audio at {sample_rate} Hz; resample it to one of {held}, or write .wav."
+        )
+    if bits is None:
+        return container, subtype
+    if bits not in BITS.get(container, {}):
+        held = ", ".join(map(repr, BITS.get(container, {}))) or "none to choose"
+        raise ValueError(f"{ending[1:].upper()} has no {bits!r} bits: it has {held}. Leave `bits` out, or write .wav.")
+    return container, BITS[container][bits]
+
+
+def _checked(audio: np.ndarray) -> np.ndarray:
+    audio = np.asarray(audio)
+    if audio.ndim != 1 or not np.isfinite(audio).all():
+        raise ValueError(f"Audio to write is (N,) finite samples; this is {audio.shape}, or holds NaN or infinity.")
+    return audio
+
+
+def _quantized(audio: np.ndarray, subtype: str) -> np.ndarray:
+    """The samples in the type that libsndfile stores as they are; those that are coded with loss, in 16 bits."""
+    if subtype == "FLOAT":
+        return audio.astype(np.float32)
+    if subtype == "PCM_24":  # the upper 24 of 32 bits
+        return np.rint(np.clip(audio.astype(np.float64), -1, 1) * 8_388_607).astype(np.int32) << 8
+    return to_pcm16(audio)
 
 
 def _check_fields(metadata: Mapping[str, str]) -> None:

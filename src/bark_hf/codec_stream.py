@@ -3,6 +3,8 @@
 Knows nothing of Bark's stages. Every convolution keeps the end of its input, every transposed one the end of its
 output, every LSTM its state (Défossez et al., 2022: the 24 kHz model is causal)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -50,7 +52,7 @@ class CodecStream:
 class _Convolution:
     """A causal convolution that remembers the last samples of its input."""
 
-    def __init__(self, layer: nn.Module):
+    def __init__(self, layer: Any):
         self.conv, self.mode = layer.conv, layer.pad_mode
         self.context = (self.conv.kernel_size[0] - 1) * self.conv.dilation[0] + 1 - self.conv.stride[0]
         self.past: Tensor | None = None
@@ -67,7 +69,7 @@ class _Convolution:
 class _Upsampling:
     """A transposed convolution that keeps what the next samples still add to."""
 
-    def __init__(self, layer: nn.Module):
+    def __init__(self, layer: Any):
         self.conv = layer.conv
         self.tail: Tensor | None = None
 
@@ -83,7 +85,7 @@ class _Upsampling:
 class _Memory:
     """EnCodec's LSTM, which is added to its input."""
 
-    def __init__(self, layer: nn.Module):
+    def __init__(self, layer: Any):
         self.lstm = layer.lstm
         self.state: tuple[Tensor, Tensor] | None = None
 
@@ -94,7 +96,7 @@ class _Memory:
 
 
 class _Residual:
-    def __init__(self, layer: nn.Module):
+    def __init__(self, layer: Any):
         self.block, self.shortcut = [_stateful(part) for part in layer.block], _stateful(layer.shortcut)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -104,7 +106,7 @@ class _Residual:
         return self.shortcut(x) + found
 
 
-def _stateful(layer: nn.Module):
+def _stateful(layer: Any):
     if hasattr(layer, "lstm"):
         return _Memory(layer)
     if hasattr(layer, "block"):

@@ -65,7 +65,8 @@ def _coarse_behind(run: Run, request: Request, ahead: int) -> Iterator[tuple[Ten
         for found in _windows(run, job):
             yield found
             catch_up()
-    steps.close()
+    for _ in steps:  # it ends, and its session is kept for the next call
+        pass
     request.semantic = first.ids
 
 

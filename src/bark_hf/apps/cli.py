@@ -151,7 +151,8 @@ def speak(
     from ..script import read_script
     from .speaking import Target, metadata_of, speak_all, speak_one, stream_one
 
-    if (text is None) == (file is None):
+    source = text if file is None else file
+    if source is None or None not in (text, file):
         raise typer.BadParameter("Give a text, or a file with --file; not both.")
     if stream and (file is not None or long or output != "-" or save_voice is not None):
         raise ValueError("--stream is for one text to stdout: -o -. Texts of any length stream there by themselves.")
@@ -172,12 +173,10 @@ def speak(
         if save_voice.suffix not in (".npz", ".safetensors"):
             raise ValueError(f"--save-voice needs a name that ends in .npz or .safetensors, not {save_voice.name}.")
     roles = _cast(cast or [])
-    if text == "-":
-        text = sys.stdin.read()
+    if source == "-":
+        source = sys.stdin.read()
     is_long = file is not None or long
-    lines = read_script(file if file is not None else text, roles) if is_long else []
-    if resume is None or seed is not None or not is_long:
-        (seed,) = row_seeds(1, seed)
+    lines = read_script(source, roles) if is_long else []
     bark, processor = _load(model, device, dtype, quiet)
     if int8:
         bark.quantize_int8()
@@ -190,18 +189,19 @@ def speak(
                 guard=guard, batch_size=batch_size, progress=bar.put, **options,
             )  # fmt: skip
     else:
-        preset = processor.pick_voice(_voice(voice, processor), text, seed)
+        (own,) = row_seeds(1, seed)
+        preset = processor.pick_voice(_voice(voice, processor), source, own)
         history = processor.voice(preset)
-        by = f", seed {seed}" + (f", voice {preset}" if preset is not None else "")
+        by = f", seed {own}" + (f", voice {preset}" if preset is not None else "")
         if stream:
-            said = stream_one(bark, processor, text, history, seed, name, target, **options) + by
+            said = stream_one(bark, processor, str(source), history, own, name, target, **options) + by
         else:
             with StageBars() as bars:
-                options["streamer"] = None if quiet else bars
-                out, said = speak_one(bark, processor, text, history, seed, name, target, **options)
+                shown = {"streamer": None if quiet else bars}
+                out, said = speak_one(bark, processor, str(source), history, own, name, target, **options, **shown)
             said += by
             if save_voice is not None:
-                out.voice(0).save(save_voice, None if no_metadata else metadata_of(name, history, seed))
+                out.voice(0).save(save_voice, None if no_metadata else metadata_of(name, history, own))
     if not quiet:
         _say(f"{'stdout' if output == '-' else output}: {said}")
 

@@ -10,6 +10,7 @@ below 0. How a logarithm does: 1 - exp(-a x) for several a span it well enough f
 
 from collections.abc import Sequence
 from itertools import product
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,12 @@ CENTERS, PHASES = 42, 3  # the encoder's narrow filters
 RECTIFY = 3e4  # their gain: what is at -90 dBFS still goes beyond ELU's bend
 LEVELS = (0.12, 0.5, 0.88)  # quantiles of loudness around which a filter's saturating copies tell most
 RIDGE = 1e-4  # of the readout's least squares, a frame
-SHAPE = {"num_filters": 32, "upsampling_ratios": [4, 2, 40], "hidden_size": 80, "num_residual_layers": 0}
+SHAPE: dict[str, Any] = {
+    "num_filters": 32,
+    "upsampling_ratios": [4, 2, 40],
+    "hidden_size": 80,
+    "num_residual_layers": 0,
+}
 READ_SECONDS = 1200.0  # of speech that the encoder is fitted to
 
 
@@ -219,7 +225,7 @@ def start_encoder(codec: EncodecModel, target: Loudness, waves: Sequence[Tensor]
     return float(error.square().sum() / (wanted - wanted.mean(0)).square().sum())
 
 
-def _before(part: nn.Module, convolution: nn.Module, wave: Tensor) -> Tensor:
+def _before(part: Any, convolution: Any, wave: Tensor) -> Tensor:
     """(N,) -> (C, T), what reaches that convolution."""
     found = wave[None, None]
     for layer in part.layers:
@@ -229,18 +235,18 @@ def _before(part: nn.Module, convolution: nn.Module, wave: Tensor) -> Tensor:
     return found[0]
 
 
-def _convolutions(part: nn.Module) -> list[nn.Module]:
+def _convolutions(part: Any) -> list[Any]:
     return [layer.conv for layer in part.layers if hasattr(layer, "conv")]
 
 
-def _small(layer: nn.Module) -> Tensor:
+def _small(layer: Any) -> Tensor:
     """Random weights that give a tenth of what comes in."""
     weight = torch.randn_like(layer.weight)
     inputs = weight[0].numel() if isinstance(layer, nn.Conv1d) else 2 * weight.shape[0]
     return 0.1 * weight / inputs**0.5
 
 
-def _put(layer: nn.Module, weight: Tensor, bias: Tensor) -> None:
+def _put(layer: Any, weight: Tensor, bias: Tensor) -> None:
     """Weight norm cannot hold rows of zeros: they get next to nothing."""
     empty = weight.flatten(1).norm(dim=1) == 0
     weight[empty] = 1e-6 * torch.randn_like(weight[empty])
@@ -248,7 +254,7 @@ def _put(layer: nn.Module, weight: Tensor, bias: Tensor) -> None:
     layer.bias.copy_(bias)
 
 
-def _silence_lstm(part: nn.Module) -> None:
+def _silence_lstm(part: Any) -> None:
     for layer in part.layers:
         if hasattr(layer, "lstm"):
             for weight in layer.lstm.parameters():
