@@ -224,9 +224,7 @@ def test_a_text_without_speech_is_an_empty_stream_and_a_warning(small):
         return scores
 
     for overlap in (None, 1.0):
-        stream = small.model.stream(
-            **small.processor(TEXT), seed=1, logits_processor=end_at_once, overlap=overlap
-        )
+        stream = small.model.stream(**small.processor(TEXT), seed=1, logits_processor=end_at_once, overlap=overlap)
         with pytest.warns(UserWarning, match="ended at once"):
             assert list(stream) == []
 
