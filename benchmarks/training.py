@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ SETTINGS = {
     "all weights, activation checkpointing": {"gradient_checkpointing": True},
     "LoRA 16": {"lora_rank": 16},
 }
+GROUPING = ("all weights", "all weights, full-length padding")
 
 
 class Clock(TrainerCallback):
@@ -100,31 +102,42 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4, help="measured ones, after one to warm up")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--skip", nargs="*", default=[], choices=list(SETTINGS), help="settings to leave out")
+    parser.add_argument("--grouping", type=int, metavar="ROUNDS", help="only what grouping by length gains, in turn")
     parser.add_argument("--output", type=Path)
     parser.add_argument("--one", nargs=2, metavar=("STAGE", "SETTING"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
         print(json.dumps(measure(*arguments.one, arguments)))
         return
+    runs = [
+        (stage, setting)
+        for stage in STAGES
+        for setting in SETTINGS
+        if setting not in arguments.skip and not (stage == "fine" and "padding" in setting)  # windows have one length
+    ]
+    if arguments.grouping:
+        runs = [("semantic", setting) for setting in GROUPING] * arguments.grouping
     found = []
-    for stage in STAGES:
-        for setting in (name for name in SETTINGS if name not in arguments.skip):
-            if stage == "fine" and "padding" in setting:
-                continue  # its windows all have one length
-            command = [sys.executable, *sys.argv, "--one", stage, setting]
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode:
-                sys.exit(done.stderr)
-            found.append(json.loads(done.stdout.splitlines()[-1]))
-            one = found[-1]
-            speed = f"{one['seconds_per_step']:6.2f} s/step {one['audio_seconds_per_second']:7.2f} s of audio/s"
-            print(f"{stage:9} {setting:38} {speed} {one['peak_gb']:6.2f} GB", file=sys.stderr)
-    speed = {one["setting"]: one["audio_seconds_per_second"] for one in found if one["stage"] == "semantic"}
+    for stage, setting in runs:
+        command = [sys.executable, *sys.argv, "--one", stage, setting]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(done.stderr)
+        found.append(json.loads(done.stdout.splitlines()[-1]))
+        one = found[-1]
+        speed = f"{one['seconds_per_step']:6.2f} s/step {one['audio_seconds_per_second']:7.2f} s of audio/s"
+        print(f"{stage:9} {setting:38} {speed} {one['peak_gb']:6.2f} GB", file=sys.stderr)
+    grouped, padded = (
+        [one["audio_seconds_per_second"] for one in found if (one["stage"], one["setting"]) == ("semantic", setting)]
+        for setting in GROUPING
+    )
+    gains = [ours / theirs for ours, theirs in zip(grouped, padded, strict=True)]
     result = {
         "benchmark": "training",
         "options": {name: value for name, value in vars(arguments).items() if name not in ("output", "one")},
         "results": found,
-        "gain_of_grouping": speed["all weights"] / speed["all weights, full-length padding"],
+        "gain_of_grouping": median(gains) if gains else float("nan"),
+        "gains_of_grouping": gains,
         "hardware": hardware(torch.device("cuda" if torch.cuda.is_available() else "cpu")),
         "versions": versions(),
         "commit": commit(),
