@@ -296,3 +296,14 @@ def test_an_int8_model_is_neither_saved_nor_made_elsewhere_than_on_a_cpu(small, 
     with pytest.raises(ValueError, match="CPUs"):
         BarkModel(small.model.config).to("meta").quantize_int8()
     assert quantize_linears(model.semantic.layers) == 0
+
+
+def test_a_text_may_bring_its_own_seed(small):
+    """(text, voice, seed) wins over the call's `seed`, and a text without one keeps its place's."""
+    inputs = [("the music", None, 41), ("the music", None), ("the music", "made/short", None)]
+    made = dict(small.model.generate_many(inputs, batch_size=2, processor=small.processor, seed=7, max_new_tokens=20))
+    assert [made[i].seeds[0] for i in range(3)] == [41, 8, 9]
+    alone = small.model.generate(
+        **small.processor("the music"), seed=41, max_new_tokens=20, return_dict_in_generate=True
+    )
+    assert torch.equal(made[0].semantic_tokens[0], alone.semantic_tokens[0])
