@@ -103,7 +103,7 @@ def spoken(given: argparse.Namespace, rows: list[dict], teacher: list[np.ndarray
             return _through_codec(codec, n_codebooks, [teacher[row] for row in part])
 
     else:
-        model, processor = nano() if given.model == "nano" else _loaded(given.model)
+        model, processor = load(given.model)
         model.to(given.device)
         units = BarkSemanticTokenizer.from_pretrained(given.units).eval().to(given.device) if given.units else None
         rate = model.generation_config.sample_rate
@@ -131,7 +131,10 @@ def spoken(given: argparse.Namespace, rows: list[dict], teacher: list[np.ndarray
     return waves
 
 
-def _loaded(model: str) -> tuple[BarkModel, BarkProcessor]:
+def load(model: str) -> tuple[BarkModel, BarkProcessor]:
+    """A composite checkpoint in float32, or `nano` for the bundled one."""
+    if model == "nano":
+        return nano()
     return BarkModel.from_pretrained(model, dtype=torch.float32).eval(), BarkProcessor.from_pretrained(model)
 
 
@@ -140,7 +143,7 @@ def _codec(model: str) -> tuple[BarkCodec, int]:
     if model != "nano" and AutoConfig.from_pretrained(model).model_type == "encodec":
         codec = BarkCodec.from_pretrained(model)
         return codec, codec.config.num_quantizers
-    composite, _ = nano() if model == "nano" else _loaded(model)
+    composite, _ = load(model)
     return composite.codec_model, Vocabulary.of(composite.generation_config).n_fine_codebooks
 
 
