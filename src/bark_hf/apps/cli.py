@@ -8,14 +8,15 @@ import warnings
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-DEFAULT_MODEL = "suno/bark-small"
+from .loading import DEFAULT_MODEL, Dtype, from_checkpoint, load, need_folder
+from .terminal import BenchBar, ChunkBar, StageBars, say, stderr
+
 app = typer.Typer(
     name="bark-hf",
     no_args_is_help=True,
@@ -24,14 +25,6 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Bark, text to audio: speech, music, laughter, 13 languages.",
 )
-stderr = Console(stderr=True)
-
-
-class Dtype(str, Enum):
-    auto = "auto"
-    float32 = "float32"
-    float16 = "float16"
-    bfloat16 = "bfloat16"
 
 
 Model = Annotated[str, typer.Option("--model", "-m", help="A hub id or a folder.", show_default=True)]
@@ -47,52 +40,6 @@ class Bits(str, Enum):
     sixteen = "16"
     twentyfour = "24"
     floating = "float"
-
-
-class ChunkBar:
-    """Draws how much of a long text can be heard, in chunks and seconds, on stderr."""
-
-    def __init__(self, quiet: bool):
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-        self.bars = Progress(*columns, console=stderr, disable=quiet or not stderr.is_terminal)
-        self.task = self.bars.add_task("chunks", total=None)
-
-    def __enter__(self) -> "ChunkBar":
-        self.bars.start()
-        return self
-
-    def __exit__(self, *exception) -> None:
-        self.bars.stop()
-
-    def put(self, progress) -> None:
-        said = f"{progress.seconds:.0f} of about {progress.of_seconds:.0f} s"
-        self.bars.update(self.task, completed=progress.chunks, total=progress.of_chunks, description=said)
-
-
-class StageBars:
-    """A streamer that draws one progress bar a stage on stderr."""
-
-    def __init__(self):
-        columns = TextColumn("{task.description:>9}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-        self.bars = Progress(*columns, console=stderr, disable=not stderr.is_terminal)
-        self.tasks: dict[str, Any] = {}
-
-    def __enter__(self) -> "StageBars":
-        self.bars.start()
-        return self
-
-    def __exit__(self, *exception) -> None:
-        self.bars.stop()
-
-    def put(self, progress) -> None:
-        if progress.stage not in self.tasks:
-            self.end()
-            self.tasks[progress.stage] = self.bars.add_task(progress.stage, total=progress.total)
-        self.bars.update(self.tasks[progress.stage], completed=progress.done, total=progress.total)
-
-    def end(self) -> None:
-        for task in self.tasks.values():  # a stage may end before its limit
-            self.bars.update(task, total=self.bars.tasks[task].completed)
 
 
 @app.command(
@@ -169,7 +116,7 @@ def speak(
     }
     options = {name: value for name, value in options.items() if value is not None}
     if save_voice is not None:
-        _need_folder(save_voice)
+        need_folder(save_voice)
         if save_voice.suffix not in (".npz", ".safetensors"):
             raise ValueError(f"--save-voice needs a name that ends in .npz or .safetensors, not {save_voice.name}.")
     roles = _cast(cast or [])
@@ -177,7 +124,7 @@ def speak(
         source = sys.stdin.read()
     is_long = file is not None or long
     lines = read_script(source, roles) if is_long else []
-    bark, processor = _load(model, device, dtype, quiet)
+    bark, processor = load(model, device, dtype, quiet)
     if int8:
         bark.quantize_int8()
     name = Path(model).resolve().name if Path(model).is_dir() else model
@@ -203,7 +150,7 @@ def speak(
             if save_voice is not None:
                 out.voice(0).save(save_voice, None if no_metadata else metadata_of(name, history, own))
     if not quiet:
-        _say(f"{'stdout' if output == '-' else output}: {said}")
+        say(f"{'stdout' if output == '-' else output}: {said}")
 
 
 @app.command(
@@ -222,9 +169,9 @@ def voices(
     from ..languages import preset_language
     from ..voice_presets import VoicePresets
 
-    presets = VoicePresets.load(bank) if bank is not None else _from_checkpoint(VoicePresets, model)
+    presets = VoicePresets.load(bank) if bank is not None else from_checkpoint(VoicePresets, model)
     if not len(presets):
-        _say(f"{model} holds no voice presets")
+        say(f"{model} holds no voice presets")
         return
     if names_only:
         print("\n".join(presets))
@@ -270,10 +217,10 @@ def clone(
     names = _voice_names(recordings, output)
     prepared = [_prepared(path) for path in recordings]
     logging.disable_progress_bar()
-    encoder = _from_checkpoint(BarkSemanticTokenizer, tokenizer, BarkSemanticTokenizer.config_class.model_type).eval()
-    config = _from_checkpoint(BarkConfig, model, BarkConfig.model_type).codec_config
-    codec = _from_checkpoint(BarkCodec, model, config=config, key_mapping={r"^codec_model\.": ""}).eval()
-    constants = _from_checkpoint(BarkGenerationConfig, model)
+    encoder = from_checkpoint(BarkSemanticTokenizer, tokenizer, BarkSemanticTokenizer.config_class.model_type).eval()
+    config = from_checkpoint(BarkConfig, model, BarkConfig.model_type).codec_config
+    codec = from_checkpoint(BarkCodec, model, config=config, key_mapping={r"^codec_model\.": ""}).eval()
+    constants = from_checkpoint(BarkGenerationConfig, model)
     voices = {
         name: encode_voice(samples, rate, encoder, codec, constants)
         for name, (samples, rate) in zip(names, prepared, strict=True)
@@ -283,7 +230,7 @@ def clone(
     else:
         with whole_file(output) as beside:
             voices[names[0]].save(beside)
-    _say(f"{output}: {', '.join(f'{name} ({voice.seconds:.1f} s)' for name, voice in voices.items())}")
+    say(f"{output}: {', '.join(f'{name} ({voice.seconds:.1f} s)' for name, voice in voices.items())}")
 
 
 @app.command(
@@ -326,10 +273,10 @@ def convert(
         generation_config=generation_config,
         verify=verify,
         max_shard_size=max_shard_size,
-        report=_say,
+        report=say,
     )
     if with_code:
-        _say(f"added {', '.join(add_remote_code(output))}")
+        say(f"added {', '.join(add_remote_code(output))}")
 
 
 @app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -340,7 +287,7 @@ def train(context: typer.Context) -> None:
     except ImportError as error:
         raise ValueError(f'Training needs {error.name}: pip install "bark-hf[train]".') from error
     result = run(context.args)
-    _say(f"trained: {result}; try `bark-hf speak --model {result} ...`")
+    say(f"trained: {result}; try `bark-hf speak --model {result} ...`")
 
 
 @app.command(
@@ -377,9 +324,9 @@ def bench(
 
     logging.disable_progress_bar()
     if model is not None:
-        _from_checkpoint(BarkConfig, model)  # or a sentence, before anything starts
+        from_checkpoint(BarkConfig, model)  # or a sentence, before anything starts
     if output is not None:
-        _need_folder(output)
+        need_folder(output)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     options = benchmark.Options(
         size=size,
@@ -401,27 +348,6 @@ def bench(
     print(json.dumps(result))
 
 
-class BenchBar:
-    """Shows a benchmark's progress on stderr: a bar on a terminal, else a line for each step."""
-
-    def __init__(self):
-        columns = BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}")
-        self.bar = Progress(*columns, console=stderr, disable=not stderr.is_terminal)
-        self.task = self.bar.add_task("", total=None)
-
-    def __enter__(self) -> "BenchBar":
-        self.bar.start()
-        return self
-
-    def __exit__(self, *exception) -> None:
-        self.bar.stop()
-
-    def report(self, done: int, total: int, sentence: str) -> None:
-        self.bar.update(self.task, completed=done, total=total, description=sentence)
-        if not stderr.is_terminal:
-            _say(f"{done}/{total} {sentence}")
-
-
 def _listed(text: str) -> tuple[str, ...]:
     return tuple(part for part in text.replace(",", " ").split())
 
@@ -431,46 +357,6 @@ def _listed_numbers(name: str, text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in _listed(text))
     except ValueError:
         raise ValueError(f"--{name} takes whole numbers with commas, like 1,8; got {text!r}.") from None
-
-
-def _load(model: str, device: str | None, dtype: Dtype, quiet: bool):
-    import torch
-    from transformers.utils import logging
-
-    from ..modeling_bark import BarkModel
-    from ..processing_bark import BarkProcessor
-
-    if quiet or not stderr.is_terminal:
-        logging.disable_progress_bar()
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        place = torch.device(device)
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"Device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
-    processor = _from_checkpoint(BarkProcessor, model)
-    bark = _from_checkpoint(BarkModel, model, dtype="auto" if dtype is Dtype.auto else getattr(torch, dtype.value))
-    return bark.to(place).eval(), processor
-
-
-def _from_checkpoint(loaded_class, model: str, model_type: str | None = None, **options):
-    """`from_pretrained` with an error that says, in a sentence, what to pass instead.
-
-    With a model_type, a checkpoint of another is an error too: transformers would take what fits and draw the rest."""
-    from transformers import PreTrainedConfig
-
-    if not Path(model).is_dir() and (model.count("/") > 1 or model.startswith((".", "~", "/"))):
-        raise ValueError(f"There is no folder {model}. Pass a checkpoint's folder or a hub id like {DEFAULT_MODEL}.")
-    try:
-        if model_type is not None:
-            found = PreTrainedConfig.get_config_dict(model)[0].get("model_type")
-            if found != model_type:
-                raise ValueError(f"its model_type is {found!r}, wanted is {model_type!r}")
-        return loaded_class.from_pretrained(model, **options)
-    except (OSError, ValueError, ImportError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{model} cannot be loaded as a Bark checkpoint: {reason:.300}") from error
 
 
 def _voice(voice: str | None, processor):
@@ -490,7 +376,7 @@ def _cast(pairs: list[str]) -> dict[str, str]:
 
 def _voice_names(recordings: list[Path], output: Path) -> list[str]:
     """Names from the recordings' own, after a check that the output can hold as many."""
-    _need_folder(output)
+    need_folder(output)
     if output.suffix not in (".npz", ".safetensors"):
         raise ValueError(f"A voice is saved as .npz or .safetensors; --output is {output.name}.")
     if len(recordings) > 1 and output.suffix != ".safetensors":
@@ -511,34 +397,25 @@ def _prepared(path: Path):
         samples, report = prepare_reference(audio, rate)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    _say(
+    say(
         f"{path}: {report.seconds_kept:.1f} of {report.seconds_given:.1f} s kept, speech at {report.level:.0f} dBFS, "
         f"noise floor at {report.noise_floor:.0f} dBFS, {report.clipped:.1%} clipped"
     )
     for sentence in report.advice:
-        _say(f"  {sentence}")
+        say(f"  {sentence}")
     return samples, rate
-
-
-def _need_folder(path: Path) -> None:
-    if not path.parent.is_dir():
-        raise ValueError(f"There is no folder {path.parent} to write {path.name} into.")
-
-
-def _say(message: str) -> None:
-    stderr.print(message, markup=False, highlight=False, soft_wrap=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line; exits 0, 1 (an error, said in a sentence), 2 (usage) or 130 (interrupted)."""
     with warnings.catch_warnings():
         warnings.simplefilter("default", UserWarning)
-        warnings.showwarning = lambda message, *rest, **more: _say(f"warning: {message}")
+        warnings.showwarning = lambda message, *rest, **more: say(f"warning: {message}")
         try:
             app(args=arguments, standalone_mode=True)
         except KeyboardInterrupt:
-            _say("interrupted")
+            say("interrupted")
             sys.exit(130)
         except (ValueError, TypeError, OSError, RuntimeError) as error:
-            _say(f"error: {error}")
+            say(f"error: {error}")
             sys.exit(1)

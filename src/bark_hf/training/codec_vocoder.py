@@ -1,8 +1,9 @@
 """A codec that speaks before it has learned: a channel vocoder, encoder and decoder, in closed form.
 
-The encoder measures, several times a frame, how loud mel bands are, in logarithms; the decoder lets these gains excite
-one snippet a band, periodic in a frame (Dudley, 1939). What else the network has stays nearly silent and random, for
-training to use. Knows nothing of quantizers, files or the Trainer. Waveforms are (N,), -1..1.
+The encoder measures how loud mel bands are, in logarithms; the decoder lets these gains excite one snippet a band, of
+multiples of 100 Hz where frames are 20 ms (Dudley, 1939): a voice without melody. What else the network has stays
+nearly silent and random, for training to use. Knows nothing of quantizers, files or the Trainer. Waveforms are (N,),
+-1..1.
 
 How a linear map goes through ELUs: with an offset above its lowest value a channel passes unchanged, and a channel
 that is always 1 takes the offset away behind a transposed convolution. How an exponential does: ELU(x) + 1 is exp(x)
@@ -18,20 +19,21 @@ from torch import Tensor, nn
 from transformers import EncodecConfig, EncodecModel
 from transformers.audio_utils import hertz_to_mel, mel_filter_bank, mel_to_hertz
 
-BANDS, GAINS = 40, 4  # mel bands, and how many gains each has in a frame
+BANDS, GAINS = 40, 1  # mel bands, and how many gains each has in a frame
+EVERY = 2  # multiples of the frame rate are the pitch: 100 Hz
 FADE = 80  # samples in which a snippet rises and falls
-WINDOW = 400  # samples in which loudness is measured
+WINDOW = 512  # samples in which loudness is measured
 FLOOR = 1e-10  # the least power of a band, of a snippet's at full scale
 SCALE = 4.0  # standard deviation of a frame's first number
 OFFSET = 100.0  # of the decoder's coefficients, whose size in average speech is 1
 CENTERS, PHASES = 42, 3  # the encoder's narrow filters
 RECTIFY = 3e4  # their gain: what is at -90 dBFS still goes beyond ELU's bend
-LEVELS = (0.12, 0.5, 0.88)  # quantiles of loudness around which a filter's saturating copies tell most
-RIDGE = 1e-4  # of the readout's least squares, a frame
+LEVELS = (0.05, 0.35, 0.8)  # quantiles of loudness around which a filter's saturating copies tell most
+RIDGE = 1e-5  # of the readout's least squares, a frame
 SHAPE: dict[str, Any] = {
     "num_filters": 32,
     "upsampling_ratios": [4, 2, 40],
-    "hidden_size": 80,
+    "hidden_size": 40,
     "num_residual_layers": 0,
 }
 READ_SECONDS = 1200.0  # of speech that the encoder is fitted to
@@ -76,7 +78,7 @@ class Loudness:
         self.hop, self.rate = config.hop_length, config.sampling_rate
         self.filters = _mel_filters(WINDOW, self.rate)
         step = self.hop // GAINS
-        self.centers = torch.arange(GAINS) * step + (step + FADE) // 2
+        self.centers = torch.arange(1, GAINS + 1) * step - WINDOW // 2  # no window ends after its frame
         self.snippets = _windows(self.hop)[:, None] * _snippets(self.hop, self.rate)  # (GAINS, BANDS, 2 hop)
         all_on = torch.zeros(100 * self.hop)
         for start in range(0, len(all_on) - 2 * self.hop, self.hop):
@@ -281,8 +283,13 @@ def _windows(hop: int) -> Tensor:
 
 
 def _snippets(hop: int, rate: int) -> Tensor:
-    """(BANDS, 2 hop) all multiples of the frame rate, in random phases, as much of each as the band has of it."""
+    """(BANDS, 2 hop) all multiples of the pitch, in random phases, as much of each as the band has of it."""
     shares = _mel_filters(hop, rate)  # (hop / 2 + 1, BANDS)
+    heard = torch.arange(len(shares)) % EVERY == 0
+    for band in shares.T:
+        if not (band * heard).any():  # too narrow to hold a line: it takes the nearest
+            band[(band.argmax() / EVERY).round().int().clamp(min=1) * EVERY] = band.amax()
+    shares[~heard] = 0
     shares = (shares / shares.sum(1, keepdim=True).clamp(min=1e-9)).sqrt()
     shares[[0, -1]] = 0
     lines = torch.arange(hop // 2 + 1)[:, None] * torch.arange(2 * hop) * 2 * torch.pi / hop
