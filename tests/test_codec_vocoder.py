@@ -108,6 +108,11 @@ def test_shapes_without_room_are_refused(wrong, sentence):
         check_vocoder(codec_config(**{**SHAPE, **wrong}))
 
 
+def test_one_recording_is_too_few():
+    with pytest.raises(ValueError, match="1 of two frames or more is too few"):
+        start_as_vocoder(EncodecModel(codec_config(**SHAPE)), [spoken(1)[0], torch.zeros(639)])
+
+
 def arguments(folder, **options) -> CodecTrainingArguments:
     given = {"max_steps": 3, "save_steps": 1, "per_device_train_batch_size": 2, "crop_seconds": 0.2, "eval_crops": 4,
              "quantize_from": 0, "freeze_encoder_from": 0, "start": "vocoder", "learning_rate": 1e-4,
@@ -132,6 +137,8 @@ def test_training_goes_on_from_it_with_the_decoder_alone(tmp_path, monkeypatch):
     assert not all(torch.equal(one, made[name]) for name, one in begun.items() if name.startswith("decoder"))
     train_codec(config, waves, arguments(tmp_path, max_steps=4))
     assert len(starts) == 1, "a run that goes on does not start anew"
+    train_codec(config, waves, arguments(tmp_path, max_steps=0))
+    assert len(starts) == 2, "a run without steps has nothing to go on from"
 
 
 def test_without_steps_it_is_quantized_and_saved_as_it_is(tmp_path):

@@ -4,6 +4,7 @@ The stock Trainer does the work; here are its arguments, the phases of a run and
 nothing of losses and quantizers (`codec_network`) or of audio files (`crops`)."""
 
 import json
+import sys
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from transformers import (
 
 from .. import __version__
 from ..files import whole_file, whole_folder
-from .codec_network import CodecForTraining, LossWeights
+from .codec_network import FFT_SIZES, CodecForTraining, LossWeights
 from .codec_vocoder import SHAPE, check_vocoder, start_as_vocoder
 from .crops import Crops, find_recordings, whole
 from .run import last_checkpoint
@@ -34,7 +35,7 @@ MODEL = "model"  # the folder of the result, in the output folder
 REPORT = "training.json"  # what was done and measured, in the output folder
 FRAMES_PER_CODE = 128  # that k-means sees
 STARTS = ("random", "vocoder")
-_START_RECORDINGS = 2000  # that a vocoder is made of
+_START_RECORDINGS, _START_SECONDS = 2000, 6000.0  # that a vocoder is made of, at most
 
 
 @dataclass
@@ -85,6 +86,13 @@ class CodecTrainingArguments(TrainingArguments):
         default=1.0, metadata={"help": "Share of the steps after which only the decoder learns; 1: never."}
     )
     codebook_decay: float = field(default=0.95, metadata={"help": "What a codebook keeps of itself in a step."})
+    split: int = field(
+        default=0,
+        metadata={
+            "help": "The first codebook starts with a frame's first so many numbers, the second with the others: of a "
+            "vocoder's, in order of variance, a stage can then foretell both. 0: all start with all that is left."
+        },
+    )
     quantizer_dropout: bool = field(
         default=False, metadata={"help": "Each batch uses the first few codebooks only, a number drawn for it."}
     )
@@ -112,6 +120,8 @@ class CodecTrainingArguments(TrainingArguments):
             )
         if not 0 <= self.freeze_encoder_from <= 1:
             raise ValueError(f"--freeze_encoder_from must be 0 to 1, got {self.freeze_encoder_from}.")
+        if self.split < 0:
+            raise ValueError(f"--split must be 0 or a count of a frame's numbers, got {self.split}.")
         if not 0 < self.eval_share < 1:
             raise ValueError(f"--eval_share must be above 0 and below 1, got {self.eval_share}.")
         super().__post_init__()
@@ -169,7 +179,7 @@ class Phases(TrainerCallback):
         if state.global_step >= args.first_quantized_step and not model.quantizing:
             size = args.per_device_train_batch_size
             starts = range(0, len(self.crops), size)
-            model.start_quantizing([_batch(self.crops, i, size, args.device) for i in starts])
+            model.start_quantizing([_batch(self.crops, i, size, args.device) for i in starts], args.split)
         model.encoder_frozen = state.global_step >= args.first_frozen_step
 
 
@@ -187,12 +197,11 @@ def train_codec(
     train, codebooks, held_out = _crops(found, config, arguments)
     set_seed(arguments.seed)
     network = CodecForTraining(config, arguments.loss_weights, arguments.codebook_decay, arguments.quantizer_dropout)
-    checkpoint = last_checkpoint(output) if arguments.resume else None
+    checkpoint = last_checkpoint(output) if arguments.resume and arguments.max_steps else None
     if arguments.start == "vocoder":
         check_vocoder(config)
         if checkpoint is None:
-            some = train.recordings[:: -(-len(train.recordings) // _START_RECORDINGS)]
-            start_as_vocoder(network.codec, [torch.from_numpy(whole(one, config.sampling_rate)) for one in some])
+            start_as_vocoder(network.codec, _some(train.recordings, config.sampling_rate))
     else:
         network.scale_layers(_batch(codebooks, 0, 16))
     arguments.label_names = ["input_values"]  # else the Trainer sees nothing to evaluate
@@ -252,9 +261,17 @@ def _crops(found: list, config: EncodecConfig, arguments: CodecTrainingArguments
     if arguments.eval_strategy != "no":
         kept = max(1, round(arguments.eval_share * len(found)))
         if kept >= len(found):
-            raise ValueError("One recording is too few to keep one for evaluation: pass more, or --eval_strategy no.")
+            raise ValueError(
+                f"Of {len(found)} recordings --eval_share {arguments.eval_share:g} keeps {kept} for evaluation, which "
+                "leaves none to train on: pass more, a smaller share, or --eval_strategy no."
+            )
     order = np.random.default_rng(arguments.seed).permutation(len(found))
     held_out, train = ([found[i] for i in part] for part in (order[:kept], order[kept:]))
+    if 2 * length <= max(FFT_SIZES):
+        raise ValueError(
+            f"--crop_seconds {arguments.crop_seconds:g} is {length} samples at {config.sampling_rate} Hz; the loss needs "
+            f"more than {max(FFT_SIZES) // 2}."
+        )
     first = -(-FRAMES_PER_CODE * config.codebook_size * config.hop_length // length)
 
     def crops(recordings: list, count: int, seed: int) -> Crops:
@@ -265,6 +282,16 @@ def _crops(found: list, config: EncodecConfig, arguments: CodecTrainingArguments
         crops(train, first, arguments.seed + 1),
         crops(held_out, arguments.eval_crops, arguments.seed) if kept else None,
     )
+
+
+def _some(recordings: list, rate: int) -> list[Tensor]:
+    """Recordings from all over the list, as many as a vocoder is made of."""
+    waves: list[Tensor] = []
+    for one in recordings[:: -(-len(recordings) // _START_RECORDINGS)]:
+        if sum(map(len, waves)) >= _START_SECONDS * rate:
+            break
+        waves.append(torch.from_numpy(whole(one, rate)))
+    return waves
 
 
 def _batch(crops: Crops, start: int, size: int, device: torch.device | None = None) -> Tensor:
@@ -298,4 +325,7 @@ def main(arguments: list[str] | None = None) -> Path:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")

@@ -36,6 +36,7 @@ SHAPE: dict[str, Any] = {
     "hidden_size": 40,
     "num_residual_layers": 0,
 }
+PIECE = 500  # frames that go through the encoder at once
 READ_SECONDS = 1200.0  # of speech that the encoder is fitted to
 
 
@@ -63,8 +64,13 @@ def start_as_vocoder(codec: EncodecModel, waves: Sequence[Tensor], seed: int = 0
     Raises ValueError for a shape without room (`check_vocoder`)."""
     check_vocoder(codec.config)
     torch.manual_seed(seed)
-    waves = [wave[: len(wave) // codec.config.hop_length * codec.config.hop_length] for wave in waves]
-    waves = [waves[i] for i in torch.randperm(len(waves)).tolist() if len(waves[i]) >= 2 * codec.config.hop_length]
+    hop = codec.config.hop_length
+    pieces = [piece[: len(piece) // hop * hop] for wave in waves for piece in wave.split(PIECE * hop)]
+    waves = [pieces[i] for i in torch.randperm(len(pieces)).tolist() if len(pieces[i]) >= 2 * hop]
+    if len(waves) < 2:
+        raise ValueError(
+            f"A vocoder is fitted to some recordings and checked on others; {len(waves)} of two frames or more is too few."
+        )
     with torch.no_grad():
         target = Loudness(codec.config, waves)
         start_decoder(codec, target)
