@@ -6,7 +6,7 @@ nothing of losses and quantizers (`codec_network`) or of audio files (`crops`)."
 import json
 import sys
 from argparse import RawDescriptionHelpFormatter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -269,8 +269,8 @@ def _crops(found: list, config: EncodecConfig, arguments: CodecTrainingArguments
     held_out, train = ([found[i] for i in part] for part in (order[:kept], order[kept:]))
     if 2 * length <= max(FFT_SIZES):
         raise ValueError(
-            f"--crop_seconds {arguments.crop_seconds:g} is {length} samples at {config.sampling_rate} Hz; the loss needs "
-            f"more than {max(FFT_SIZES) // 2}."
+            f"--crop_seconds {arguments.crop_seconds:g} is {length} samples at {config.sampling_rate} Hz; the loss "
+            f"needs more than {max(FFT_SIZES) // 2}."
         )
     first = -(-FRAMES_PER_CODE * config.codebook_size * config.hop_length // length)
 
@@ -284,7 +284,7 @@ def _crops(found: list, config: EncodecConfig, arguments: CodecTrainingArguments
     )
 
 
-def _some(recordings: list, rate: int) -> list[Tensor]:
+def _some(recordings: Sequence, rate: int) -> list[Tensor]:
     """Recordings from all over the list, as many as a vocoder is made of."""
     waves: list[Tensor] = []
     for one in recordings[:: -(-len(recordings) // _START_RECORDINGS)]:

@@ -69,7 +69,8 @@ def start_as_vocoder(codec: EncodecModel, waves: Sequence[Tensor], seed: int = 0
     waves = [pieces[i] for i in torch.randperm(len(pieces)).tolist() if len(pieces[i]) >= 2 * hop]
     if len(waves) < 2:
         raise ValueError(
-            f"A vocoder is fitted to some recordings and checked on others; {len(waves)} of two frames or more is too few."
+            f"A vocoder is fitted to some recordings and checked on others; {len(waves)} of two frames or more is "
+            "too few."
         )
     with torch.no_grad():
         target = Loudness(codec.config, waves)
