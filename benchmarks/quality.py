@@ -19,9 +19,11 @@ from bark_hf import BarkModel, BarkProcessor
 from bark_hf.audio import read_audio, resample, to_mono, to_pcm16, write_audio
 from bark_hf.bench.machine import commit, cores, hardware, versions
 from bark_hf.codec import BarkCodec
+from bark_hf.guard import spoken_words
 from bark_hf.modeling_semantic_tokenizer import BarkSemanticTokenizer
 from bark_hf.nano import nano
-from bark_hf.similarity import nearest_speaker
+from bark_hf.similarity import speaker_finder
+from bark_hf.training.card import public_name
 from bark_hf.training.corpus import load_corpus
 from bark_hf.vocabulary import Vocabulary
 
@@ -62,7 +64,7 @@ def main() -> None:
     heard = [heard[: len(rows)], heard[-len(rows) :]]
     result = {
         "benchmark": "quality",
-        "options": {name: str(value) if isinstance(value, Path) else value for name, value in vars(given).items()},
+        "options": published(given),
         "results": judged(rows, teacher, waves, heard),
         "hardware": hardware(torch.device(given.device)),
         "versions": versions(),
@@ -72,6 +74,13 @@ def main() -> None:
     if given.output:
         given.output.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result))
+
+
+def published(given: argparse.Namespace) -> dict:
+    """The options that a result tells: without the files that are written, and of folders the names alone."""
+    told = {name: value for name, value in vars(given).items() if name not in ("save", "picture", "output")}
+    return {name: public_name(str(value)) if name in ("model", "data", "units") and value else value
+            for name, value in told.items()}  # fmt: skip
 
 
 def held_out(folder: Path, voices: Sequence[str] | None, count: int | None) -> list[dict]:
@@ -185,11 +194,12 @@ def judged(
 ) -> dict[str, dict]:
     """Voice, or all together -> the figures of teacher and model."""
     references = {voice: _reference(rows, teacher, voice) for voice in dict.fromkeys(row["speaker"] for row in rows)}
-    nearest = [_nearest(wave, references) for wave in waves]
+    find = speaker_finder(references, HEARD_RATE)
+    nearest = [_nearest(wave, find) for wave in waves]
     found = {}
     for voice in (*references, "all"):
         here = [i for i, row in enumerate(rows) if voice in ("all", row["speaker"])]
-        texts = [words(rows[i]["text"]) for i in here]
+        texts = [spoken_words(rows[i]["text"]) for i in here]
         ratios = np.array([len(waves[i]) / len(teacher[i]) for i in here])
         found[voice] = {
             "sentences": len(here),
@@ -209,10 +219,10 @@ def _reference(rows: list[dict], teacher: list[np.ndarray], voice: str) -> np.nd
     return own[: round(REFERENCE_SECONDS * HEARD_RATE)]
 
 
-def _nearest(wave: np.ndarray, references: dict[str, np.ndarray]) -> tuple[str, dict[str, float]]:
+def _nearest(wave: np.ndarray, find: Callable) -> tuple[str, dict[str, float]]:
     """The voice most like it; none for what holds no voice."""
     try:
-        return nearest_speaker(wave, references, HEARD_RATE)
+        return find(wave)
     except ValueError:
         return "", {}
 
@@ -222,11 +232,6 @@ def error_rates(texts: list[str], heard: list[str]) -> dict[str, float]:
     import jiwer
 
     return {"wer": float(jiwer.wer(texts, heard)), "cer": float(jiwer.cer(texts, heard))}
-
-
-def words(text: str) -> str:
-    """Lower case, without punctuation."""
-    return " ".join("".join(c if c.isalnum() or c == "'" else " " for c in text.lower()).split())
 
 
 def table(results: dict[str, dict]) -> str:

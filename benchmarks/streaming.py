@@ -11,11 +11,12 @@ from statistics import median
 
 import numpy as np
 import torch
-from quality import error_rates, held_out, load, recognized, words
+from quality import error_rates, held_out, load, published, recognized
 from tqdm import tqdm
 
 from bark_hf.audio import resample
 from bark_hf.bench.machine import commit, cores, hardware, versions
+from bark_hf.guard import spoken_words
 from bark_hf.training.codec_network import SpectralDistance
 
 MODES = {
@@ -47,7 +48,7 @@ def main() -> None:
     made = {name: [spoken(model, processor, row, given, options) for row in tqdm(rows, desc=name)]
             for name, options in MODES.items()}  # fmt: skip
     rate = model.generation_config.sample_rate
-    texts = [words(row["text"]) for row in rows]
+    texts = [spoken_words(row["text"]) for row in rows]
     distance = SpectralDistance(rate)
     results = {}
     for name, all_spoken in made.items():
@@ -56,7 +57,7 @@ def main() -> None:
         results[name] = {
             "first_audio_s": median(one["first"] for one in all_spoken),
             "rtf": sum(one["all"] for one in all_spoken) / sum(len(one["audio"]) / rate for one in all_spoken),
-            **error_rates(texts, [words(one) for one in heard]),
+            **error_rates(texts, [spoken_words(one) for one in heard]),
             "log_mel_distance": float(np.mean(apart)),
         }
     for name, one in results.items():
@@ -64,7 +65,7 @@ def main() -> None:
               f"log-mel distance {one['log_mel_distance']:.3f}", file=sys.stderr)  # fmt: skip
     result = {
         "benchmark": "streaming",
-        "options": {name: str(value) if isinstance(value, Path) else value for name, value in vars(given).items()},
+        "options": published(given),
         "results": results,
         "hardware": hardware(model.device),
         "versions": versions(),

@@ -7,7 +7,9 @@ import json
 import runpy
 import statistics
 import sys
+from argparse import Namespace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -68,8 +70,9 @@ def made_run(engine: str, dtype: str, factor: float, batch: int = 1) -> dict:
     return {"engine": engine, "dtype": dtype, "batch": batch, "median": medians(rounds), "rounds": rounds}
 
 
-def report_module():
-    spec = importlib.util.spec_from_file_location("report", ROOT / "benchmarks" / "report.py")
+def benchmark(name: str):
+    """A script of benchmarks/, as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -213,18 +216,24 @@ def test_where_no_engine_can_run_the_reasons_are_said():
 
 def test_the_report_is_a_table_between_the_markers_and_idempotent(measured, tmp_path):
     readme, results = tmp_path / "README.md", measured[2].parent
-    report = report_module()
+    report = benchmark("report")
     (results / "training").mkdir()
     one = {"stage": "fine", "setting": "LoRA 16", "seconds_per_step": 1.5, "audio_seconds_per_second": 8, "peak_gb": 2}
+    padded = [
+        {**one, "stage": "semantic", "setting": setting, "audio_seconds_per_second": speed}
+        for setting, speed in zip(report.PADDING, (3, 2), strict=True)
+    ]
     options = {"size": "12x12x768", "batch_size": 2, "threads": 2}
-    trained = {"options": options, "hardware": {"cpu": "A"}, "results": [one], "gain_of_grouping": 1.5}
+    trained = {"options": options, "hardware": {"cpu": "A"}, "results": [one, *padded]}
     (results / "training" / "a.json").write_text(json.dumps(trained))
+    (results / "training" / "b.json").write_text(json.dumps({**trained, "results": [one]}))
     markers = "<!-- training -->\n<!-- /training -->\n\n<!-- bench -->\nold\n<!-- /bench -->\n\nMore.\n"
     readme.write_text(f"# Title\n\n{markers}")
     report.report(readme, results)
     first = readme.read_text()
     assert first.startswith("# Title\n\n<!-- training -->\n")
-    assert "| fine | LoRA 16 | 1.5 | 8 | 2 |" in first
+    assert first.count("| fine | LoRA 16 | 1.5 | 8 | 2 |") == 2
+    assert first.count("1.50 times as fast as padding all to 1 024") == 1
     assert first.endswith("\n<!-- /bench -->\n\nMore.\n")
     assert "old" not in first
     lines = first.splitlines()
@@ -236,6 +245,37 @@ def test_the_report_is_a_table_between_the_markers_and_idempotent(measured, tmp_
     readme.write_text("no markers")
     with pytest.raises(ValueError, match="markers"):
         report.report(readme, results)
+
+
+@pytest.mark.parametrize("skipped", ["LoRA 16", "all weights"])
+def test_training_keeps_its_numbers_where_a_setting_fails_or_is_left_out(tmp_path, monkeypatch, capsys, skipped):
+    training = benchmark("training")
+
+    def measured(command, **options):
+        stage, setting = command[-2:]
+        failed = setting == "all weights, bfloat16"
+        line = {"stage": stage, "setting": setting, "seconds_per_step": 1, "audio_seconds_per_second": 2, "peak_gb": 1}
+        return SimpleNamespace(returncode=int(failed), stdout=json.dumps(line), stderr="no bfloat16")
+
+    monkeypatch.setattr(training.subprocess, "run", measured)
+    output = tmp_path / "a.json"
+    monkeypatch.setattr(sys, "argv", ["training.py", "--output", str(output), "--skip", skipped])
+    with pytest.raises(SystemExit, match="error: 3 of 11 settings failed"):
+        training.main()
+    result = json.loads(output.read_text())
+    assert len(result["results"]) == 8
+    assert [one["stage"] for one in result["failed"]] == ["semantic", "coarse", "fine"]
+    assert result["gain_of_short_padding"] == (None if skipped == "all weights" else 1)
+    assert "no bfloat16" in capsys.readouterr().err
+
+
+def test_results_tell_of_no_folder_but_its_name(tmp_path):
+    given = Namespace(
+        model=str(tmp_path / "mine"), data=tmp_path, units="me/units", seed=0, output=tmp_path / "a.json"
+    )
+    (tmp_path / "mine").mkdir()
+    told = benchmark("quality").published(given)
+    assert told == {"model": "mine", "data": tmp_path.name, "units": "me/units", "seed": 0}
 
 
 def test_the_readme_has_its_markers():

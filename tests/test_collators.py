@@ -207,6 +207,16 @@ def test_history_is_a_piece_of_the_same_speaker_and_of_another_utterance(vocabul
     assert 70 < sum(shares) < 130
 
 
+def test_workers_that_outlive_an_epoch_see_the_next_one(vocabulary):
+    """Guards against the windows and histories of the first epoch for ever, with `dataloader_persistent_workers`."""
+    utterances = Utterances([row(vocabulary, 40, "a", seed=i) for i in range(4)], vocabulary, history_share=1.0)
+    loader = torch.utils.data.DataLoader(utterances, batch_size=None, num_workers=1, persistent_workers=True)
+    for epoch in range(2):
+        utterances.set_epoch(epoch)
+        here = [utterances[i].voice["semantic_prompt"].tolist() for i in range(4)]
+        assert [one.voice["semantic_prompt"].tolist() for one in loader] == here
+
+
 def test_bad_tables_are_refused(vocabulary):
     with pytest.raises(ValueError, match="lacks the columns codes"):
         Utterances([{"text_ids": [1], "semantic_ids": [1]}], vocabulary)

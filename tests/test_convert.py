@@ -294,7 +294,7 @@ def test_one_stage_at_a_time_is_in_memory(small, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "read_stage", read_stage)
     monkeypatch.setattr(checkpoint._Shards, "add", watched_add)
     convert(small, tmp_path / "out", dtype=torch.bfloat16, verify=True)
-    assert stages == [*STAGES, *STAGES]
+    assert stages == [*STAGES, *STAGES, *STAGES]  # looked through, written, verified
 
 
 # Verification
@@ -463,6 +463,21 @@ def test_files_that_are_no_checkpoints_are_refused(small, tmp_path, name, conten
         path.write_bytes(content)
     sentence = refused(small, tmp_path, "cannot be loaded safely|There is no", **{name: path})
     assert str(path) in sentence
+
+
+@pytest.mark.parametrize(
+    ("changed", "match"),
+    [
+        ({"fine": "text"}, "not one of Bark|causal|lacks"),
+        ({"codec": "text"}, "not an EnCodec"),
+        ({"codec": "nowhere"}, "no codec file"),
+    ],
+)
+def test_the_last_file_is_looked_at_before_the_first_is_written(small, tmp_path, monkeypatch, changed, match):
+    """Guards against minutes of writing before a mistyped path is told."""
+    monkeypatch.setattr(checkpoint._Shards, "add", lambda *given: pytest.fail("written"))
+    sources = {**small.sources, "nowhere": tmp_path / "nowhere.th"}
+    refused(small, tmp_path, match, **{name: sources[other] for name, other in changed.items()})
 
 
 class Harmful:

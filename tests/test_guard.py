@@ -151,6 +151,8 @@ def test_words_are_compared_as_they_are_heard():
     assert word_error_rate("हिन्दी बोलो", "हिन्दी बोलो।") == 0
     assert word_error_rate("हिन्दी", "हन्द") == 1
     assert word_error_rate("[laughs] ♪", "ha ha") is None
+    assert word_error_rate(["One, two", "[laughs]", "three four"], ["one two", "ha", "tree"]) == 0.5
+    assert word_error_rate(["[laughs]"], ["ha"]) is None
 
 
 def test_a_recognizer_has_its_say():

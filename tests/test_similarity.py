@@ -10,7 +10,7 @@ from synthetic import noise, speech
 
 from bark_hf import similarity, speaker_similarity
 from bark_hf.audio import read_audio, resample
-from bark_hf.similarity import mfcc_pitch_statistics, nearest_speaker
+from bark_hf.similarity import mfcc_pitch_statistics, nearest_speaker, speaker_finder
 
 RATE = 16_000
 SPEAKERS = {
@@ -124,6 +124,19 @@ def test_an_embedding_of_ones_own_decides():
 def test_what_has_no_voice_is_refused(wave, message):
     with pytest.raises(ValueError, match=message):
         speaker_similarity(said("low", 0), wave, RATE)
+
+
+def test_references_are_embedded_once_for_many_samples():
+    seen = []
+
+    def embed(samples, sampling_rate):
+        seen.append(len(samples))
+        return [samples[0], 1.0]
+
+    references = {"low": np.full(10, -1.0), "high": np.full(20, 1.0)}
+    find = speaker_finder(references, RATE, embed)
+    assert [find(np.full(30, value))[0] for value in (2.0, -2.0, 0.5)] == ["high", "low", "high"]
+    assert seen == [10, 20, 30, 30, 30]
 
 
 def test_empty_embeddings_and_references_are_refused():

@@ -166,6 +166,15 @@ def test_lora_trains_its_additions_only_and_merges_to_the_same_logits(bark, name
     assert all(any(f".{layer}." in n for layer in LORA_LAYERS) for n in changed)
 
 
+def test_a_trainer_that_refuses_its_arguments_leaves_no_additions_behind(bark, tmp_path):
+    stage = Stage("semantic", bark)
+    before = weights(stage.network)
+    with pytest.raises(ValueError, match="eval_dataset"):
+        train_stage(stage, utterances(stage), None, arguments(tmp_path, eval_strategy="steps"), lora_rank=4)
+    assert_close(weights(stage.network), before)
+    assert all(part.requires_grad for part in stage.network.parameters())  # to be trained again, by other means
+
+
 def test_ranks_count_what_scores_above():
     logits = torch.tensor([[[0.0, 3, 2, 1], [5, 1, 0, 0], [0, 0, 0, 9]]])
     labels = torch.tensor([[-100, 2, 0]])
@@ -253,6 +262,9 @@ def test_samples_are_scored_by_whoever_listens(bark, small, tmp_path):
     assert not bark.fine_acoustics.training
     assert logged[0]["samples_wer"] == pytest.approx(2 / 6)
     assert read_metadata(tmp_path / "samples" / "3" / "1.wav")["comment"].count('"seed": 1')
+    bark.generate = lambda **inputs: torch.zeros(1, 24_000 * (inputs["seed"] + 1))  # silence
+    SpeakCallback(bark, small.processor, ["a", "b"], voice="made/short", log=logged.append).speak(tmp_path, state)
+    assert logged[1] == {"samples_similarity": 0}  # and the training goes on
     with pytest.raises(ValueError, match="no sample texts"):
         SpeakCallback(bark, small.processor, [])
 

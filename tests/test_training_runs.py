@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from transformers import Wav2Vec2Config, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor, Wav2Vec2ForCTC
 
 import bark_hf
-from bark_hf.training.run import last_checkpoint, main
+from bark_hf.training import run
+from bark_hf.training.run import DataArguments, _tables, last_checkpoint, main
 from bark_hf.training.samples import asr_recognizer
 from bark_hf.training.stages import ATTRIBUTES, STAGES
 
@@ -40,6 +41,7 @@ def test_a_run_over_all_stages_leaves_a_composite_that_speaks(tiny, small, tmp_p
     texts.write_text("Hello\n\nHello, my dog is cute.\n")
     voice = next(iter(small.processor.voices))
     options = ["--sample_texts", str(texts), "--sample_voice", voice, "--lora_rank", "2"]
+    tiny.config.codec_config.name_or_path = str(tmp_path / "codec")
     result = main([*prepared(tiny, small, tmp_path), *options])
     assert changed_stages(tmp_path / "start", result) == set(STAGES)
     report = json.loads((tmp_path / "out" / "model" / "training.json").read_text())
@@ -49,6 +51,8 @@ def test_a_run_over_all_stages_leaves_a_composite_that_speaks(tiny, small, tmp_p
     assert ModelCard(card).data.pipeline_tag == "text-to-speech"
     assert "| semantic |" in card
     assert "LoRA of rank 2" in card
+    assert "from `start` on `rows`" in card
+    assert not [path for path in result.glob("*.*") if str(tmp_path).encode() in path.read_bytes()]
     assert "[samples/0.wav](samples/0.wav), [samples/1.wav](samples/1.wav)." in card
     assert {path.name for path in (result / "samples").iterdir()} == {"0.wav", "1.wav"}
     samples = tmp_path / "out" / "fine" / "samples"
@@ -59,6 +63,24 @@ def test_a_run_over_all_stages_leaves_a_composite_that_speaks(tiny, small, tmp_p
     again = main([*prepared(tiny, small, tmp_path), *options])  # all is finished: nothing is trained anew
     assert json.loads((tmp_path / "out" / "model" / "training.json").read_text()) == report
     assert again == result
+    for option, value, before in (("lora_rank", 4, 2), ("data", tmp_path, "rows"), ("model", result, "start")):
+        with pytest.raises(ValueError, match=f"was trained with --{option} {before}, not"):
+            main([*prepared(tiny, small, tmp_path), *options, f"--{option}", str(value)])
+
+
+def test_a_stage_that_ends_during_another_run_is_kept(tiny, small, tmp_path, monkeypatch):
+    """Two machines train a stage each into one folder: the later must not bring untrained weights back."""
+    options, train_stage = prepared(tiny, small, tmp_path), run.train_stage
+
+    def beside(stage, *args, **kwargs):
+        if stage.name == "coarse":
+            main([*options, "--stage", "semantic"])
+        return train_stage(stage, *args, **kwargs)
+
+    monkeypatch.setattr(run, "train_stage", beside)
+    result = main([*options, "--stage", "coarse"])
+    assert changed_stages(tmp_path / "start", result) == {"semantic", "coarse"}
+    assert set(json.loads((result / "training.json").read_text())["stages"]) == {"semantic", "coarse"}
 
 
 def test_a_run_of_one_stage_leaves_the_others_alone(tiny, small, tmp_path):
@@ -243,11 +265,31 @@ def test_a_recognizer_hears_the_shortest_sounds(listener):
         (["--eval_share", "1"], "--eval_share must be"),
         (["--eval_share", "0"], "nothing to evaluate on"),
         (["--data", "/nowhere"], "no tokenized dataset"),
+        (["--early_stopping_patience", "2", "--eval_strategy", "no"], "patience 2 counts evaluations"),
     ],
 )
 def test_wrong_arguments_are_said_in_a_sentence(tiny, small, tmp_path, wrong, sentence):
     with pytest.raises(ValueError, match=sentence):
         main([*prepared(tiny, small, tmp_path), *wrong])
+
+
+def test_the_script_says_a_wrong_value_in_a_line():
+    done = run_python("-m", "bark_hf.training.run", "--model", "/nowhere", "--data", "x")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[-1].startswith("error: There is no folder /nowhere")
+    assert "Traceback" not in done.stderr
+
+
+def test_what_is_kept_for_evaluation_is_drawn_by_the_data_seed_if_there_is_one(tiny, small, tmp_path):
+    """Guards against a data seed of 0 that counts as none."""
+    prepared(tiny, small, tmp_path)
+
+    def kept(data_seed, seed):
+        given = SimpleNamespace(eval_strategy="steps", data_seed=data_seed, seed=seed)
+        data = DataArguments(str(tmp_path / "rows"), eval_share=0.5)
+        return _tables(data, tiny, small.processor, given)[1]["semantic_ids"][:]
+
+    assert kept(0, 7) == kept(None, 0) != kept(None, 7)
 
 
 def test_losses_go_to_tensorboard_and_training_stops_early(tiny, small, tmp_path):

@@ -464,6 +464,9 @@ def test_a_voice_of_other_rates_is_kept_with_them_everywhere(tmp_path, small):
     assert (again.seconds("own"), again.seconds("bark")) == (2, 2)
     assert again["own"] == voice
     assert list(again) == ["bark", "own"]
+    with pytest.raises(ValueError, match="no place for the rates of own"):
+        BarkProcessor(small.processor.tokenizer, mixed).save_pretrained(tmp_path / "npy", voice_layout="npy")
+    assert not list((tmp_path / "npy").rglob("speaker_embeddings*"))
     with pytest.raises(ValueError, match="rates"):
         Voice.concat(voice, made(100, 150))
     inputs = small.processor("Hello")

@@ -434,6 +434,40 @@ def test_added_voices_have_names_and_are_saved(small, tmp_path):
         processor.save_pretrained(tmp_path / "other", voice_layout="zip")
 
 
+@pytest.mark.parametrize("layouts", [("safetensors", "npy"), ("npy", "safetensors")])
+def test_voices_of_the_layout_that_was_saved_before_do_not_come_back(small, tmp_path, layouts):
+    for layout, name in zip(layouts, ("before", "after"), strict=True):
+        BarkProcessor(small.processor.tokenizer, {name: arrays()}).save_pretrained(tmp_path, voice_layout=layout)
+    assert BarkProcessor.from_pretrained(tmp_path).available_voice_presets == ["after"]
+
+
+def test_only_one_layout_is_published(small, tmp_path):
+    """Guards against a push of the other layout: transformers' own saves once more, by default."""
+    with pytest.raises(ValueError, match="publishes"):
+        small.processor.save_pretrained(tmp_path, push_to_hub=True, voice_layout="npy")
+    assert not list(tmp_path.iterdir())
+
+
+def test_bare_arrays_have_the_rates_of_the_checkpoint(small, tmp_path):
+    """Guards against voices of models with rates of their own that no processor takes without a Voice around them."""
+    bare = arrays(semantic=40, frames=40)
+    with pytest.raises(ValueError, match=r"must be 1\.5"):
+        small.processor("the", voice_preset=bare)
+    folder = tmp_path / "own"
+    shutil.copytree(small.checkpoint, folder)
+    config = json.loads((folder / "generation_config.json").read_text())
+    config["semantic_config"]["semantic_rate_hz"] = config["coarse_acoustics_config"]["coarse_rate_hz"] = 50.0
+    (folder / "generation_config.json").write_text(json.dumps(config))
+    processor = BarkProcessor.from_pretrained(folder)
+    assert torch.equal(
+        processor("the", voice_preset=bare)["history_prompt"]["semantic_prompt"],
+        torch.from_numpy(bare["semantic_prompt"]),
+    )
+    processor.add_voice("mine", bare)
+    assert processor.voice("mine").rates == (50.0, 50.0)
+    assert processor.voice("made/short").rates == (49.9, 75.0)  # as its file says
+
+
 @pytest.mark.parametrize("name", ["", "..", "a/../b", "/a", "a/", "a b", "a\\b", "a\n", None, 3])
 def test_names_that_could_not_be_saved_are_refused(name):
     with pytest.raises(ValueError, match="cannot name a voice"):

@@ -4,7 +4,7 @@ Knows nothing of networks. It looks at semantic ids, samples and, where there is
 
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -138,16 +138,19 @@ def energy_drop(wave: np.ndarray, rate: int) -> float:
     return float(10 * np.log10(power.max() / power.min()))
 
 
-def word_error_rate(text: str, heard: str) -> float | None:
+def word_error_rate(text: str | Sequence[str], heard: str | Sequence[str]) -> float | None:
     """Words wrong, missing or too many, over the text's words (for Chinese and Japanese: characters), by jiwer.
 
-    Case, punctuation, tags and notes do not count. None where the text has no words: there is nothing to hear."""
+    Several texts, with what was heard of each, count together. Case, punctuation, tags and notes do not count
+    (`spoken_words`). None where no text has words: there is nothing to hear."""
     try:
         import jiwer
     except ImportError as error:
         raise ImportError('Word error rates need jiwer: pip install "bark-hf[longform]".') from error
-    wanted = _words(text)
-    return float(jiwer.wer(wanted, _words(heard))) if wanted else None
+    texts = [text] if isinstance(text, str) else text
+    found = [heard] if isinstance(heard, str) else heard
+    wanted = {i: words for i, one in enumerate(texts) if (words := spoken_words(one))}
+    return float(jiwer.wer([*wanted.values()], [spoken_words(found[i]) for i in wanted])) if wanted else None
 
 
 def recognizer(asr: Recognizer | AutomaticSpeechRecognitionPipeline) -> Recognizer:
@@ -158,7 +161,8 @@ def recognizer(asr: Recognizer | AutomaticSpeechRecognitionPipeline) -> Recogniz
     return lambda wave, rate: asr({"raw": resample(wave, rate, own), "sampling_rate": own})["text"]
 
 
-def _words(text: str) -> str:
+def spoken_words(text: str) -> str:
+    """What is compared of a text: its words, folded, without tags, notes and punctuation, one blank between them."""
     text = unicodedata.normalize("NFKC", _TAG.sub(" ", text)).casefold()
     kept = "".join(
         c if c == "'" or unicodedata.category(c)[0] in "LMN" else " " for c in text.replace(_APOSTROPHE, "'")

@@ -41,16 +41,26 @@ class BarkProcessor(ProcessorMixin):
     def save_pretrained(
         self, save_directory: str | Path, push_to_hub: bool = False, voice_layout: str = "safetensors", **kwargs
     ):
-        """Writes tokenizer and voices; voice_layout: "safetensors" (one file) or "npy" (transformers' layout)."""
+        """Writes tokenizer and voices; voice_layout: "safetensors" (one file) or "npy" (transformers' layout).
+
+        The file that lists voices in the other layout goes: what is saved is what is loaded. Raises ValueError for
+        another layout, for "npy" with `push_to_hub`, and for voices that "npy" cannot hold (rates not Bark's)."""
         if voice_layout not in ("safetensors", "npy"):
             raise ValueError(f'`voice_layout` must be "safetensors" or "npy", got {voice_layout!r}.')
+        if push_to_hub and voice_layout == "npy":
+            raise ValueError(
+                '`push_to_hub` publishes voice_layout="safetensors" only. Save "npy" in a folder, then '
+                "huggingface_hub.upload_folder."
+            )
         folder = Path(save_directory)
         super().save_pretrained(folder)
         if len(self.voices):
             if voice_layout == "safetensors":
                 self.voices.save(folder / BANK)
+                (folder / INDEX).unlink(missing_ok=True)
             else:
                 save_npy(self.voices, folder / INDEX)
+                (folder / BANK).unlink(missing_ok=True)
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs)
 
@@ -67,13 +77,15 @@ class BarkProcessor(ProcessorMixin):
         self.voices.add(name, voice)
 
     def voice(self, preset: Any) -> Voice | None:
-        """A preset's name, a Voice, a mapping of arrays or a Path -> the voice. A name is never taken for a path."""
+        """A preset's name, a Voice, a mapping of arrays or a Path -> the voice. A name is never taken for a path.
+
+        A mapping has the rates of the checkpoint that the processor came from, Bark's where it came from none."""
         if preset is None:
             return None
         if isinstance(preset, Path):
             return Voice.load(preset)
         if not isinstance(preset, str):
-            return Voice.of(preset)
+            return Voice.of(preset, self.voices.rates)
         if preset in self.voices:
             return self.voices[preset]
         near = difflib.get_close_matches(preset, list(self.voices), 3)

@@ -51,11 +51,23 @@ def nearest_speaker(
     sample: np.ndarray, references: Mapping[str, np.ndarray], sampling_rate: int, embed: Embed | None = None
 ) -> tuple[str, dict[str, float]]:
     """Which of the named recordings is most like a sample, and each one's `speaker_similarity` to it."""
+    return speaker_finder(references, sampling_rate, embed)(sample)
+
+
+def speaker_finder(
+    references: Mapping[str, np.ndarray], sampling_rate: int, embed: Embed | None = None
+) -> Callable[[np.ndarray], tuple[str, dict[str, float]]]:
+    """`nearest_speaker` for many samples: the named recordings are embedded once, here."""
     if not references:
         raise ValueError("Pass the recordings to compare with, at least one.")
-    wanted = _embedded(sample, sampling_rate, embed)
-    scores = {name: _cosine(wanted, _embedded(one, sampling_rate, embed)) for name, one in references.items()}
-    return max(scores, key=scores.__getitem__), scores
+    known = {name: _embedded(one, sampling_rate, embed) for name, one in references.items()}
+
+    def find(sample: np.ndarray) -> tuple[str, dict[str, float]]:
+        wanted = _embedded(sample, sampling_rate, embed)
+        scores = {name: _cosine(wanted, one) for name, one in known.items()}
+        return max(scores, key=scores.__getitem__), scores
+
+    return find
 
 
 def mfcc_pitch_statistics(samples: np.ndarray, sampling_rate: int) -> np.ndarray:

@@ -17,14 +17,18 @@ from .voices import KEYS, RATES, Voice, rates_of, save_bank
 
 BANK = "voices.safetensors"
 INDEX = "speaker_embeddings_path.json"
+_GENERATION = "generation_config.json"
 HUB_KEYWORDS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 _NAME = re.compile(r"[\w.\-]+(/[\w.\-]+)*")
 
 
 class VoicePresets(Mapping):
-    """Voices by name. Arrays are read at first use and kept; later uses touch neither disk nor hub."""
+    """Voices by name. Arrays are read at first use and kept; later uses touch neither disk nor hub.
 
-    def __init__(self, voices: Mapping[str, Any] | None = None):
+    rates: of bare mappings of arrays, which do not say theirs; `from_pretrained` takes the checkpoint's."""
+
+    def __init__(self, voices: Mapping[str, Any] | None = None, rates: tuple[float, float] = RATES):
+        self.rates = rates
         self._voices: dict[str, Voice] = {}
         self._files: dict[str, _InBank | _InIndex] = {}
         for name, voice in (voices or {}).items():
@@ -33,8 +37,9 @@ class VoicePresets(Mapping):
     @classmethod
     def from_pretrained(cls, source: str | Path, **hub) -> "VoicePresets":
         """From a folder or hub id that holds `voices.safetensors`, `speaker_embeddings_path.json`, both or neither."""
-        presets = cls()
         hub = {name: hub[name] for name in HUB_KEYWORDS if name in hub}
+        config = _find(source, _GENERATION, **hub)
+        presets = cls(rates=RATES if config is None else _model_rates(Path(config)))
         if (index := _find(source, INDEX, **hub)) is not None:
             presets._files.update(_index(source, Path(index), hub))
         if (bank := _find(source, BANK, **hub)) is not None:
@@ -66,7 +71,7 @@ class VoicePresets(Mapping):
         """Adds or replaces a voice. Names are words of letters, digits, `.`, `_`, `-`, joined by `/`."""
         if not _is_name(name):
             raise ValueError(f"{name!r} cannot name a voice; use letters, digits, '.', '_', '-', joined by '/'.")
-        self._voices[name] = Voice.of(voice)
+        self._voices[name] = Voice.of(voice, self.rates)
 
     def seconds(self, name: str) -> float:
         """How long a voice is. Of one that is not in memory only the shape is read."""
@@ -165,6 +170,13 @@ def _index(source: str | Path, index: Path, hub: dict) -> dict[str, _InIndex]:
     }
 
 
+def _model_rates(config: Path) -> tuple[float, float]:
+    """Of a model's generation_config.json; Bark's where it says none."""
+    given = json.loads(config.read_text(encoding="utf-8"))
+    semantic, coarse = (given.get(name, {}) for name in ("semantic_config", "coarse_acoustics_config"))
+    return semantic.get("semantic_rate_hz", RATES[0]), coarse.get("coarse_rate_hz", RATES[1])
+
+
 def _is_name(name: Any) -> bool:
     """Names become paths when voices are saved one by one, so none may lead out of a folder."""
     return isinstance(name, str) and _NAME.fullmatch(name) is not None and not {".", ".."} & {*name.split("/")}
@@ -181,7 +193,14 @@ def _find(source: str | Path, name: str, **hub) -> str | None:
 
 
 def save_npy(voices: Mapping[str, Voice], index: Path) -> None:
-    """transformers' layout: three .npy files a voice and the JSON index beside them."""
+    """transformers' layout: three .npy files a voice and the JSON index beside them.
+
+    Raises ValueError, before it writes, for voices of rates that are not Bark's: the layout has no place for them."""
+    if others := [name for name, voice in voices.items() if voice.rates != RATES]:
+        raise ValueError(
+            f"transformers' layout has no place for the rates of {', '.join(others[:5])}, which are not Bark's. Save "
+            'them with voice_layout="safetensors".'
+        )
     entries: dict[str, Any] = {"repo_or_path": index.parent.name}
     for name, voice in voices.items():
         entries[name] = {}

@@ -59,39 +59,36 @@ def convert_checkpoint(
     tokenizer: a `vocab.txt` (read cased), a folder or a hub id. dtype: of the stages; the codec stays float32.
     generation_config: a JSON file with the id constants where they are not Suno's. verify: compare the logits of
     source and result. report: gets a sentence for each step. Returns `output`.
-    Raises ValueError, in a sentence, for a wrong file; nothing is left at `output` then."""
+    Raises ValueError, in a sentence, for a wrong file, before anything is written."""
     output = Path(output)
     sources = dict(zip(STAGES, (Path(text), Path(coarse), Path(fine)), strict=True))
     constants = _generation_config(generation_config)
+    config = _config(sources, Path(codec), constants, dtype)
     made_tokenizer = _tokenizer(tokenizer)
     presets = read_presets(Path(voices)) if voices is not None else None
+    _check_ids(made_tokenizer, presets, Vocabulary.of(constants))
     with whole_folder(output) as work:
-        _write(sources, Path(codec), made_tokenizer, presets, constants, dtype, max_shard_size, work, report)
+        _write(sources, Path(codec), constants.sample_rate, dtype, max_shard_size, work, report)
+        config.save_pretrained(work)
+        constants.save_pretrained(work)
+        BarkProcessor(made_tokenizer, voices=presets).save_pretrained(work)
         if verify:
             _verify(sources, work, dtype, report)
     report(f"wrote {output}")
     return output
 
 
-def _write(sources, codec, tokenizer, presets, constants, dtype, max_shard_size, work, report) -> None:
-    shards = _Shards(work, max_shard_size)
+def _config(sources, codec, constants, dtype) -> BarkConfig:
+    """The result's, of files that are all whole and belong together: the weights are only mapped into memory here."""
     configs: dict[str, Any] = {}
     for stage, path in sources.items():
-        report(f"{stage}: {path}")
-        if (problem := check_md5(path)) is not None:
-            report(f"warning: {problem}")
         config, weights = read_stage(path, stage)
-        weights = {name: tensor.to(dtype) for name, tensor in weights.items()}
-        tied = _check_fit(path, STAGES[stage], config, weights)
-        shards.add(stage, {name: tensor for name, tensor in weights.items() if name not in tied})
+        _check_fit(path, STAGES[stage], config, weights)
         config.dtype = dtype
         configs[stage] = config
         del weights
-    report(f"codec: {codec}")
     codec_config, weights = read_codec(codec, constants.sample_rate)
     _check_fit(codec, BarkCodec, codec_config, weights)
-    shards.add("codec_model", {name: tensor.float() for name, tensor in weights.items()})
-    shards.finish()
     config = BarkConfig(
         semantic_config=configs["semantic"],
         coarse_acoustics_config=configs["coarse_acoustics"],
@@ -101,10 +98,14 @@ def _write(sources, codec, tokenizer, presets, constants, dtype, max_shard_size,
         dtype=dtype,
     )
     constants.validate()
-    vocabulary = Vocabulary.of(constants)
-    vocabulary.check_against(
+    Vocabulary.of(constants).check_against(
         config.semantic_config, config.coarse_acoustics_config, config.fine_acoustics_config, config.codec_config
     )
+    return config
+
+
+def _check_ids(tokenizer, presets, vocabulary: Vocabulary) -> None:
+    """Raises ValueError where the tokenizer or a voice has ids that the stages do not."""
     ids = 1 + max(tokenizer.get_vocab().values())  # not its length: a vocabulary may hold a word twice
     if ids > (room := vocabulary.text_pad_token - vocabulary.text_encoding_offset):
         raise ValueError(f"The tokenizer has {ids} ids, the text stage has room for {room}: a wrong one.")
@@ -113,9 +114,23 @@ def _write(sources, codec, tokenizer, presets, constants, dtype, max_shard_size,
             voice.check_against(vocabulary)
         except ValueError as error:
             raise ValueError(f"Voice {name}: {error}") from error
-    config.save_pretrained(work)
-    constants.save_pretrained(work)
-    BarkProcessor(tokenizer, voices=presets).save_pretrained(work)
+
+
+def _write(sources, codec, sample_rate, dtype, max_shard_size, work, report) -> None:
+    """The weights: the codec's in float32, the stages' in `dtype`, once each."""
+    shards = _Shards(work, max_shard_size)
+    for stage, path in sources.items():
+        report(f"{stage}: {path}")
+        if (problem := check_md5(path)) is not None:
+            report(f"warning: {problem}")
+        config, weights = read_stage(path, stage)
+        tied = _check_fit(path, STAGES[stage], config, weights)
+        shards.add(stage, {name: tensor.to(dtype) for name, tensor in weights.items() if name not in tied})
+        del weights
+    report(f"codec: {codec}")
+    _, weights = read_codec(codec, sample_rate)
+    shards.add("codec_model", {name: tensor.float() for name, tensor in weights.items()})
+    shards.finish()
 
 
 class _Shards:

@@ -10,6 +10,11 @@ from typing import Any
 from huggingface_hub import ModelCardData
 
 
+def public_name(source: str) -> str:
+    """What may be published of a source: of a folder its own name, without the path; a hub id whole."""
+    return Path(source).resolve().name if Path(source).exists() else source
+
+
 def model_card(report: Mapping[str, Any], output: Path, samples: list[str]) -> str:
     """The text of a card: a run's report, the scores of what was spoken in its `output` folder, and links to it.
 

@@ -5,12 +5,14 @@ nothing of windows or labels (`collators`), of audio files (`dataset`) or of how
 
 import copy
 import json
+import sys
 from argparse import RawDescriptionHelpFormatter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import extract_model_from_parallel
 from torch.utils.data import SequentialSampler
 from transformers import EarlyStoppingCallback, HfArgumentParser, Trainer, TrainingArguments, set_seed
 from transformers.trainer_pt_utils import LengthGroupedSampler
@@ -19,7 +21,7 @@ from .. import __version__
 from ..modeling_bark import BarkModel
 from ..processing_bark import BarkProcessor
 from ..vocabulary import Vocabulary
-from .card import model_card
+from .card import model_card, public_name
 from .metrics import ranks
 from .samples import SpeakCallback, asr_recognizer, last_samples
 from .sharding import gather, make_shardable
@@ -113,6 +115,11 @@ class StageTrainingArguments(TrainingArguments):
             self.eval_steps = self.save_steps
         if self.eval_strategy == "no":
             self.load_best_model_at_end = False
+            if self.early_stopping_patience:
+                raise ValueError(
+                    f"--early_stopping_patience {self.early_stopping_patience} counts evaluations; --eval_strategy no "
+                    "makes none. Pass --eval_strategy steps or epoch, or no patience."
+                )
         if torch.get_device_module() is torch.cpu:  # no accelerator
             self.use_cpu, self.dataloader_pin_memory = True, False
         super().__post_init__()
@@ -159,39 +166,39 @@ def train_stage(
     # a step of the fine stage leaves the tables and heads of other codebooks alone
     arguments.ddp_find_unused_parameters = not stage.is_causal
     model: Any = add_lora(network, lora_rank, lora_alpha, lora_dropout) if lora_rank else network
-    trainer = StageTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=train,
-        eval_dataset=evaluation,
-        data_collator=stage.collator(full_length),
-        compute_metrics=stage.metrics(),
-        preprocess_logits_for_metrics=lambda logits, labels: ranks(logits, labels, stage.is_causal),
-        callbacks=[EpochCallback(train), *(callbacks or [])],
-    )
     whole = model
-    if trainer.is_fsdp_enabled:  # the composite gets a network of its own, which speaks and is saved
-        whole = copy.deepcopy(model)
-        stage.replace(whole.get_base_model() if lora_rank else whole)
-        make_shardable(network)
-
-    def bring_together() -> None:
-        if whole is not model:
-            gather(trainer.model, whole)
-
-    for callback in callbacks or []:
-        if isinstance(callback, SpeakCallback):
-            callback.log, callback.prepare = trainer.log, bring_together
-    checkpoint = last_checkpoint(Path(arguments.output_dir)) if resume else None
     try:
+        trainer = StageTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=train,
+            eval_dataset=evaluation,
+            data_collator=stage.collator(full_length),
+            compute_metrics=stage.metrics(),
+            preprocess_logits_for_metrics=lambda logits, labels: ranks(logits, labels, stage.is_causal),
+            callbacks=[EpochCallback(train), *(callbacks or [])],
+        )
+        if trainer.is_fsdp_enabled:  # the composite gets a network of its own, which speaks and is saved
+            whole = copy.deepcopy(model)
+            stage.replace(whole.get_base_model() if lora_rank else whole)
+            make_shardable(network)
+
+        def bring_together() -> None:
+            if whole is not model:
+                gather(trainer.model, whole)
+
+        for callback in callbacks or []:
+            if isinstance(callback, SpeakCallback):
+                callback.log, callback.prepare = trainer.log, bring_together
+        checkpoint = last_checkpoint(Path(arguments.output_dir)) if resume else None
         result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         metrics = dict(result.metrics)
         if evaluation is not None:
             metrics |= trainer.evaluate()
         bring_together()
     finally:
-        trained = trainer.accelerator.unwrap_model(whole, keep_fp32_wrapper=False)
-        stage.replace(trained.merge_and_unload() if lora_rank else trained)
+        trained = extract_model_from_parallel(whole, keep_fp32_wrapper=False)
+        stage.replace(trained.merge_and_unload().requires_grad_(True) if lora_rank else trained)
         stage.network.eval()
     return metrics
 
@@ -215,11 +222,12 @@ def train(
 ) -> Path:
     """Trains the stages in turn and writes `<output_dir>/model`, a composite to load or publish; returns it.
 
-    A stage that `<output_dir>/model/training.json` calls finished is not trained again when a run is resumed."""
+    A stage that `<output_dir>/model/training.json` calls finished is not trained again when a run is resumed. Raises
+    ValueError where that run had another model, data or LoRA rank."""
     output = Path(arguments.output_dir)
     set_seed(arguments.seed)
     processor = BarkProcessor.from_pretrained(model.model)
-    done = _read_report(output) if arguments.resume else {}
+    done = _finished(output, model, data) if arguments.resume else {}
     bark = BarkModel.from_pretrained(output / MODEL if done else model.model, dtype=torch.float32)
     train_rows, eval_rows = _tables(data, bark, processor, arguments)
     speak = _speaker(samples, bark, processor)
@@ -249,6 +257,8 @@ def train(
             callbacks=callbacks,
         )
         done[name] = metrics
+        if arguments.resume:
+            done |= _take_over(bark, output, _finished(output, model, data), done)
         if own.should_save:
             report = _report(done, model, data, train_rows)
             files = {f"samples/{path.name}": path.read_bytes() for path in last_samples(output / name)}
@@ -297,7 +307,8 @@ def _tables(data: DataArguments, bark: BarkModel, processor: BarkProcessor, argu
     if len(rows) < 2 or not data.eval_share:
         raise ValueError("There is nothing to evaluate on: pass --eval_data, --eval_share or --eval_strategy no.")
     size = min(max(1, round(len(rows) * data.eval_share)), len(rows) - 1)
-    split = rows.train_test_split(test_size=size, seed=arguments.data_seed or arguments.seed)
+    seed = arguments.seed if arguments.data_seed is None else arguments.data_seed
+    split = rows.train_test_split(test_size=size, seed=seed)
     return split["train"], split["test"]
 
 
@@ -334,9 +345,7 @@ def _report(done: dict[str, dict], model: ModelArguments, data: DataArguments, r
     """What was done: for a resumed run, and for whoever asks what the model was made of."""
     return {
         "stages": done,
-        "model": model.model,
-        "lora_rank": model.lora_rank,
-        "data": data.data,
+        **_settings(model, data),
         "utterances": len(rows),
         "hours": round(sum(rows["seconds"]) / 3600, 3) if "seconds" in rows.column_names else None,
         "bark_hf": __version__,
@@ -344,10 +353,35 @@ def _report(done: dict[str, dict], model: ModelArguments, data: DataArguments, r
     }
 
 
-def _read_report(output: Path) -> dict[str, dict]:
-    """The stages that an earlier run finished, with their metrics."""
+def _settings(model: ModelArguments, data: DataArguments) -> dict[str, Any]:
+    """What all stages of a result share, as it may be published."""
+    return {"model": public_name(model.model), "lora_rank": model.lora_rank, "data": public_name(data.data)}
+
+
+def _finished(output: Path, model: ModelArguments, data: DataArguments) -> dict[str, dict]:
+    """The stages that an earlier run finished, with their metrics. Raises ValueError where its settings differ."""
     path = output / MODEL / REPORT
-    return json.loads(path.read_text(encoding="utf-8"))["stages"] if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    report = json.loads(path.read_text(encoding="utf-8"))
+    for name, now in _settings(model, data).items():
+        before = report[name] if name == "lora_rank" else public_name(report[name])
+        if before != now:
+            raise ValueError(
+                f"{output / MODEL} was trained with --{name} {before}, not {now}. Pass that, name another "
+                "--output_dir, or train anew (--resume false)."
+            )
+    return report["stages"]
+
+
+def _take_over(bark: BarkModel, output: Path, finished: dict[str, dict], done: dict[str, dict]) -> dict[str, dict]:
+    """Puts in the networks of stages that another run finished in the meantime; returns their metrics."""
+    others = {name: metrics for name, metrics in finished.items() if name not in done}
+    if others:
+        theirs = BarkModel.from_pretrained(output / MODEL, dtype=torch.float32)
+        for name in others:
+            Stage(name, bark).network.load_state_dict(Stage(name, theirs).network.state_dict())
+    return others
 
 
 _EXAMPLES = """examples:
@@ -373,4 +407,7 @@ def main(arguments: list[str] | None = None) -> Path:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")

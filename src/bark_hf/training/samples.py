@@ -13,21 +13,22 @@ from transformers import TrainerCallback
 from transformers.utils import logging
 
 from ..audio import provenance, resample, write_audio
+from ..guard import Recognizer, word_error_rate
 from ..modeling_bark import BarkModel
 from ..processing_bark import BarkProcessor
 from ..similarity import speaker_similarity
 
 logger = logging.get_logger(__name__)
 
-Recognizer = Callable[[np.ndarray, int], str]  # (samples (N,), sampling rate) -> what was said
 _LEAST_SECONDS = 0.1  # what any recognizer can read
 
 
 class SpeakCallback(TrainerCallback):
     """Speaks `texts` every `every` steps (0: with every checkpoint) into `<output_dir>/samples/<step>/`.
 
-    With a recognizer the word error rate of all texts is logged, with a voice the mean similarity to it; both go to
-    `samples/scores.jsonl` and, through `log`, to the Trainer's loggers. The same seeds every time."""
+    With a recognizer the word error rate of all texts is logged, with a voice the mean similarity to it (0 for a
+    sample without voiced speech); both go to `samples/scores.jsonl` and, through `log`, to the Trainer's loggers.
+    The same seeds every time."""
 
     def __init__(
         self,
@@ -88,11 +89,12 @@ class SpeakCallback(TrainerCallback):
         scores = {}
         if self.recognizer is not None:
             heard = [self.recognizer(wave, rate) if len(wave) else "" for wave in waves]
-            scores["wer"] = word_error_rate(self.texts, heard)
-        if self.voice is not None and (spoken := [wave for wave in waves if len(wave) >= rate]):
+            if (wer := word_error_rate(self.texts, heard)) is not None:
+                scores["wer"] = wer
+        if self.voice is not None:
             (own,) = self.bark.decode_audio([torch.tensor(self.voice.fine_prompt)])
             wanted = own.cpu().numpy()
-            scores["similarity"] = float(np.mean([speaker_similarity(wave, wanted, rate) for wave in spoken]))
+            scores["similarity"] = float(np.mean([_similarity(wave, wanted, rate) for wave in waves]))
         return scores
 
 
@@ -102,16 +104,11 @@ def last_samples(output: Path) -> list[Path]:
     return sorted(max(folders, key=lambda path: int(path.name)).glob("*.wav")) if folders else []
 
 
-def word_error_rate(texts: list[str], heard: list[str]) -> float:
-    """Words wrong, missing or too many, over the words there are; case and punctuation do not count. By jiwer."""
-    import jiwer
-
-    wanted, found = [_words(one) for one in texts], [_words(one) for one in heard]
-    return float(jiwer.wer(wanted, found))
-
-
-def _words(text: str) -> str:
-    return " ".join("".join(c if c.isalnum() or c == "'" else " " for c in text.lower()).split())
+def _similarity(wave: np.ndarray, wanted: np.ndarray, rate: int) -> float:
+    try:
+        return speaker_similarity(wave, wanted, rate)
+    except ValueError:  # too short or silent, as early samples are
+        return 0.0
 
 
 def asr_recognizer(model: str) -> Recognizer:

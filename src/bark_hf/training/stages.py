@@ -79,6 +79,7 @@ def add_lora(network: BarkStage, rank: int = 16, alpha: int | None = None, dropo
 
 def save_composite(bark: BarkModel, processor, folder: Path, files: Mapping[str, bytes] | None = None) -> Path:
     """Writes model, processor and `files` (path inside -> content) into one folder, which is whole or not there."""
+    bark.config.codec_config.name_or_path = ""  # of a codec that was trained alone, a folder of this machine
     with whole_folder(folder, replace=True) as work:
         bark.save_pretrained(work)
         processor.save_pretrained(work)

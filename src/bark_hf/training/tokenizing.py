@@ -7,7 +7,6 @@ import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +22,7 @@ from ..generation_configuration_bark import BarkGenerationConfig
 from ..modeling_semantic_tokenizer import BarkSemanticTokenizer
 from ..processing_bark import BarkProcessor
 from ..vocabulary import Vocabulary
+from .card import public_name
 
 _SILENT = 1e-3  # RMS: -60 dBFS
 _APART = 0.1  # seconds between the ends of semantic ids and codes that make them two different recordings
@@ -62,7 +62,7 @@ class Tokenizers(NamedTuple):
             "semantic_tokenizer": self.semantic_tokenizer.name_or_path,
             "codec": self.codec.name_or_path,
         }
-        return {kind: (Path(path).name if Path(path).is_dir() else path) or "unnamed" for kind, path in paths.items()}
+        return {kind: public_name(path) if path else "unnamed" for kind, path in paths.items()}
 
     def text_ids(self, text: str) -> list[int]:
         return self.processor.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]

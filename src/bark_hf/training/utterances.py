@@ -46,7 +46,7 @@ class Utterances(torch.utils.data.Dataset):
         if not 0 <= history_share <= 1:
             raise ValueError(f"`history_share` must be 0 to 1, got {history_share}.")
         self.table, self.vocabulary, self.history_share, self.seed = table, vocabulary, history_share, seed
-        self.epoch = 0
+        self.epoch = torch.tensor(0).share_memory_()  # workers that outlive an epoch see it change
         speakers = [None] * len(table)
         if "speaker" in columns:
             speakers = table["speaker"] if hasattr(table, "column_names") else [row["speaker"] for row in table]
@@ -61,7 +61,7 @@ class Utterances(torch.utils.data.Dataset):
 
     def set_epoch(self, epoch: int) -> None:
         """Other windows and histories from now on; `EpochCallback` calls it."""
-        self.epoch = epoch
+        self.epoch.fill_(epoch)
 
     @property
     def lengths(self) -> list[int]:
@@ -75,7 +75,7 @@ class Utterances(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> Utterance:
         row = self.table[index]
-        draws = np.random.Generator(np.random.Philox(np.random.SeedSequence((self.seed, self.epoch, index))))
+        draws = np.random.Generator(np.random.Philox(np.random.SeedSequence((self.seed, int(self.epoch), index))))
         voice = self._history(index, draws) if draws.random() < self.history_share else None
         text, semantic, codes = (torch.as_tensor(row[name], dtype=torch.long) for name in COLUMNS)
         return Utterance(text, semantic, codes, voice, draws)
