@@ -9,6 +9,8 @@ from accelerate.utils import compute_module_sizes
 from conftest import since_5_20
 
 import bark_hf
+from bark_hf.codec import is_offloaded
+from bark_hf.codec_stream import CodecStream
 
 STAGES = ("semantic", "coarse_acoustics", "fine_acoustics", "codec_model")
 TEXTS = ["Hello world, this is the music.", "x"]
@@ -155,6 +157,49 @@ def test_cpu_offload_runs_the_chain_of_hooks_again_and_again(small, wanted):
         assert_same(model, small, wanted)
     for stage in STAGES:
         assert getattr(model, stage)._hf_hook is not None
+
+
+def test_cpu_offload_is_a_ring_however_often_it_is_asked_for(small):
+    """Else the codec stays on the accelerator beside the next call's first stage, or hooks pile up."""
+    model = load(small)
+    for _ in range(2):
+        model.enable_cpu_offload(device="cpu")
+    hooks = [getattr(model, stage)._hf_hook for stage in STAGES]
+    before = [model.codec_model, model.semantic, model.coarse_acoustics, model.fine_acoustics]
+    assert [hook.prev_module_hook.model for hook in hooks] == before
+
+
+def test_cpu_offload_names_the_accelerators_number(small):
+    """Hooks compare it to a weight's device, and would move the stage at each step."""
+    model = load(small)
+    model.enable_cpu_offload(accelerator_id=1, device="cuda")  # nothing is moved before a stage is called
+    assert model.semantic.device == torch.device("cuda", 1)
+
+
+def test_an_offloaded_codec_is_used_by_its_forward_only(small, monkeypatch):
+    """Hooks bring its weights for that alone."""
+    model, calls = load(small), []
+    model.enable_cpu_offload(device="cpu")
+    monkeypatch.setattr(model.codec_model._hf_hook, "pre_forward", lambda _, *a, **k: calls.append(1) or (a, k))
+    wave = torch.randn(6400)
+    (codes,) = model.codec_model.encode_all([wave], 8)
+    assert torch.equal(codes, small.model.codec_model.encode_all([wave], 8)[0])
+    assert codes.shape == (8, 20)
+    stream = CodecStream(model.codec_model)
+    assert [len(stream.push(codes[:, :12])), len(stream.push(codes[:, 12:])), len(stream.end())] == [0, 0, 6400]
+    assert len(calls) == 2
+
+
+@since_5_20
+def test_a_model_with_its_codec_on_disk_streams(small, tmp_path):
+    device_map = {**dict.fromkeys(STAGES, "cpu"), "codec_model": "disk"}
+    model = load(small, device_map=device_map, offload_folder=tmp_path)
+    run = {**small.processor(TEXTS[0]), "seed": 3, "max_new_tokens": 20, "allow_early_stop": False}
+    (piece,) = model.stream(**run)
+    wanted = list(small.model.stream(**run))
+    assert sum(map(len, wanted)) == len(piece)
+    model = load(small, device_map=dict.fromkeys(STAGES, "cpu"))
+    assert not is_offloaded(model.codec_model)
 
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="there is an accelerator")

@@ -500,6 +500,38 @@ def test_fine_logits_processor_sees_a_frame_as_a_row(small):
         assert not legal[:, CODES:].any()
 
 
+@pytest.mark.parametrize("sampled", [True, False])
+@pytest.mark.parametrize("value", [-torch.inf, torch.nan, torch.inf])
+def test_a_logits_processor_that_leaves_nothing_to_draw_is_an_error(small, sampled, value):
+    """The draw would give an id past the legal ones, the argmax the first of them."""
+    nothing = {
+        "logits_processor": LogitsProcessorList([lambda ids, scores: torch.full_like(scores, value)]),
+        "do_sample": sampled,
+    }
+    with pytest.raises(ValueError, match="left no id to draw"):
+        small.model.generate_semantic(**small.processor("the"), **nothing)
+    with pytest.raises(ValueError, match="200 to 263"):
+        small.model.generate_coarse([torch.arange(3)], **nothing)
+    with pytest.raises(ValueError, match="0 to 63"):
+        small.model.generate_fine([torch.zeros(2, 3, dtype=torch.long)], **nothing)
+
+
+def test_a_streamer_may_keep_and_change_what_it_gets(small):
+    kept = []
+
+    class Spoiler(Streamer):
+        def put(self, value):
+            kept.append((value.ids, None if value.ids is None else value.ids.clone()))
+
+    inputs = small.processor(TEXTS[:2])
+    wanted = small.model.generate_semantic(**inputs, seed=1, max_new_tokens=9)
+    small.model.generate_semantic(**inputs, seed=1, max_new_tokens=9, streamer=Spoiler())
+    assert all(torch.equal(ids, then) for ids, then in kept)
+    spoil = type("Spoil", (Streamer,), {"put": lambda self, value: value.ids.zero_()})
+    spoilt = small.model.generate_semantic(**inputs, seed=1, max_new_tokens=9, streamer=spoil())
+    assert all(map(torch.equal, spoilt, wanted))
+
+
 class Streamer(list):
     """A list, false while it is empty: the model must not ask whether a streamer is true."""
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import EncodecConfig, GenerationConfig
+from transformers.models.bark.generation_configuration_bark import BarkGenerationConfig as NativeGenerationConfig
 
 from bark_hf import (
     BarkCoarseConfig,
@@ -20,6 +21,7 @@ from bark_hf import (
     BarkSemanticGenerationConfig,
 )
 from bark_hf.generation_configuration_bark import MARKER
+from bark_hf.generation_options import all_options
 from bark_hf.vocabulary import Vocabulary
 
 CONFIG_ERRORS = (ValueError, TypeError, StrictDataclassError)
@@ -308,6 +310,56 @@ def test_sections_may_be_any_generation_config():
     assert BarkGenerationConfig(semantic_config=native).semantic_config.temperature == 0.3
 
 
+@pytest.mark.parametrize(
+    ("config_class", "name", "value"),
+    [
+        (BarkFineGenerationConfig, "max_new_tokens", 3),
+        (BarkFineGenerationConfig, "repetition_penalty", 1.5),
+        (BarkSemanticGenerationConfig, "max_length", 20),
+        (BarkGenerationConfig, "temperature", 0.3),
+    ],
+)
+def test_fields_of_transformers_that_bark_lacks_are_errors_where_they_say_something(config_class, name, value):
+    with pytest.raises(ValueError, match=f"no field '{name}'.*(Known|mean)"):
+        config_class(**{name: value})
+    config_class(**{name: None}, pad_token_id=3, renormalize_logits=True, output_scores=False)
+
+
+def merged(config):
+    return all_options(BarkGenerationConfig(semantic_config={"min_eos_p": 0.1}), config, {})
+
+
+def test_transformers_own_bark_generation_config_is_taken(tmp_path):
+    """Its sections carry values that nobody set: those count as unset."""
+    native = NativeGenerationConfig(coarse_acoustics_config={"temperature": 0.3})
+    (tmp_path / "generation_config.json").write_text(json.dumps(native.to_dict()))
+    for config in (native, GenerationConfig.from_pretrained(tmp_path)):
+        semantic, coarse, fine = merged(config)
+        assert (coarse.temperature, coarse.do_sample, coarse.top_k) == (0.3, True, None)
+        assert (semantic.temperature, semantic.min_eos_p, fine.temperature) == (0.7, 0.1, 0.5)
+
+
+def test_sections_of_a_plain_generation_config_are_checked_and_join_its_flat_fields():
+    config = GenerationConfig(temperature=0.4, coarse_acoustics_config={"do_sample": False, "temperature": 1.0})
+    semantic, coarse, fine = merged(config)
+    assert (semantic.temperature, coarse.temperature, fine.temperature) == (0.4, 1.0, 0.5)
+    assert (semantic.do_sample, coarse.do_sample) == (True, False)
+    with pytest.raises(ValueError, match=r"tempratur.*temperature"):
+        merged(GenerationConfig(semantic_config={"tempratur": 0.4}))
+
+
+def test_what_a_callers_config_sets_in_vain_is_an_error():
+    with pytest.raises(ValueError, match=r"`repetition_penalty` \(1.5\).*may set do_sample, temperature"):
+        merged(GenerationConfig(repetition_penalty=1.5))
+    config = BarkGenerationConfig()
+    config.temperature = 0.3
+    with pytest.raises(ValueError, match=r"`temperature` \(0.3\).*semantic_config"):
+        merged(config)
+    config = BarkGenerationConfig()
+    config.update(max_new_tokens=256, pad_token_id=0, return_dict_in_generate=True)  # as pipelines do
+    assert merged(config)[0].max_new_tokens == 768
+
+
 # ---------------------------------------------------------------------------------------------------- a fresh model
 
 
@@ -333,6 +385,27 @@ def test_a_fresh_model_saves_and_loads_with_its_generation_config(fresh, tmp_pat
     ids = torch.tensor([[101, 7592, 2088]])
     run = {"max_new_tokens": 3, "allow_early_stop": False, "seed": 0}
     assert torch.equal(again.generate(ids, **run), fresh.generate(ids, **run))
+
+
+def test_a_broken_generation_config_is_an_error_and_a_missing_one_is_sunos(fresh, tmp_path):
+    """Ids of Suno's in place of a checkpoint's own would be spoken as noise, or fail far from here."""
+    fresh.save_pretrained(tmp_path)
+    path = tmp_path / "generation_config.json"
+    for text in ('{"semantic_config": {', "\xff", '{"semantic_config": {"temperature": "hot"}}'):
+        path.write_text(text, encoding="latin-1")
+        with pytest.raises((OSError, ValueError), match=r"valid JSON|temperature"):
+            BarkModel.from_pretrained(tmp_path)
+    path.unlink()
+    assert BarkModel.from_pretrained(tmp_path).generation_config.to_dict() == BarkGenerationConfig().to_dict()
+
+
+def test_a_generation_config_given_to_from_pretrained_stands_for_the_file(fresh, tmp_path):
+    """As in transformers. A plain one has no ids to stand for them."""
+    fresh.save_pretrained(tmp_path)
+    own = BarkGenerationConfig(semantic_config={"temperature": 0.3})
+    assert BarkModel.from_pretrained(tmp_path, generation_config=own).generation_config.to_dict() == own.to_dict()
+    with pytest.raises(ValueError, match=r"BarkGenerationConfig.*Pass it to `generate`"):
+        BarkModel.from_pretrained(tmp_path, generation_config=GenerationConfig(temperature=0.3))
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from bark_hf import BarkModel
+from bark_hf import BarkModel, decoding
 from bark_hf.decoding import DecodeSession, SessionPool, _runs
+from bark_hf.fast_step import fast_step
 from bark_hf.quantization import FEW_ROWS, Int8Linear, quantize_linears
 
 TEXTS = ["Hello world.", "the music", "Hello [laughs]", "a song ♪", "with [laughter]", "Hmm…", "the the the"]
@@ -94,11 +95,26 @@ def test_generate_many_reads_its_input_only_as_rows_get_free(small):
         ([{"input_ids": torch.zeros(1, 3, dtype=torch.long)}], {}, "empty"),
         ([], {"batch_size": 0}, "batch_size"),
         ([], {"seed": -1}, "seed"),
+        ([], {"seed": [3]}, "seed.*integer"),
     ],
 )
 def test_generate_many_refuses(small, items, options, match):
     with pytest.raises(ValueError, match=match):
         list(small.model.generate_many(items, **options))
+
+
+@pytest.mark.parametrize("options", [{"temperatur": 1}, {"batch_size": 0}, {"seed": [3]}, {"logits_processor": 3}])
+def test_generate_many_refuses_options_at_the_call(small, options):
+    """Not where its first result is asked for."""
+    with pytest.raises((TypeError, ValueError), match=r".{10}"):
+        small.model.generate_many([], **options)
+
+
+def test_generate_many_gives_a_text_without_speech_no_samples(small):
+    """And no warning, which a test would raise: whoever retries or reports it sees that it is empty."""
+    inputs = [small.processor(text) for text in TEXTS[:2]]
+    results = dict(small.model.generate_many(inputs, seed=1, min_eos_p=0.0))
+    assert [result.audio.shape for result in results.values()] == [(1, 0)] * 2
 
 
 def test_a_growing_window_keeps_its_cache_and_a_shifting_one_is_prefilled(small, monkeypatch):
@@ -205,6 +221,69 @@ def test_sessions_go_when_the_model_changes(small):
     torch.testing.assert_close(model.to(torch.float32).generate(**inputs, seed=1, **BRIEF), before)
 
 
+def test_calls_in_other_modes_share_no_session(small):
+    """Caches made in inference mode cannot be written outside it, and those of autocast are bfloat16."""
+    model, inputs = copy.deepcopy(small.model), small.processor("Hello")
+    wanted = model.generate(**inputs, seed=1, **BRIEF)
+    for mode in (torch.inference_mode(), torch.autocast("cpu", torch.bfloat16)):
+        model.sessions.clear()
+        with mode:
+            model.generate(**inputs, seed=1, **BRIEF)
+        torch.testing.assert_close(model.generate(**inputs, seed=1, **BRIEF), wanted)
+
+
+# --------------------------------------------------------------------------------------------------------- fast steps
+
+
+class Louder(nn.Embedding):
+    def forward(self, ids):
+        return 3 * super().forward(ids)
+
+
+class Flipped(nn.LayerNorm):
+    def forward(self, hidden):
+        return super().forward(hidden).flip(-1)
+
+
+def without_fast_steps(monkeypatch, call):
+    with monkeypatch.context() as patch:
+        patch.setattr(decoding, "fast_step", lambda model: None)
+        return call()
+
+
+@pytest.mark.parametrize(
+    ("place", "kind"),
+    [("input_embeds_layer", Louder), ("position_embeds_layer", Louder), ("layernorm_final", Flipped)],
+)
+def test_steps_never_bypass_what_stands_for_an_embedding_or_a_norm(small, monkeypatch, place, kind):
+    model = copy.deepcopy(small.model)
+    getattr(model.semantic, place).__class__ = kind
+    options = {"do_sample": False, "max_new_tokens": 30, "allow_early_stop": False}
+    made = [
+        model.generate_semantic(**small.processor("Hello"), **options)[0],
+        without_fast_steps(monkeypatch, lambda: model.generate_semantic(**small.processor("Hello"), **options)[0]),
+    ]
+    assert fast_step(small.model.semantic) is not None
+    assert fast_step(model.semantic) is None
+    assert torch.equal(*made)
+    assert not torch.equal(made[0], small.model.generate_semantic(**small.processor("Hello"), **options)[0])
+
+
+def test_a_norm_inside_a_block_counts_too(small):
+    model = copy.deepcopy(small.model)
+    model.semantic.layers[1].layernorm_2.__class__ = Flipped
+    assert fast_step(model.semantic) is None
+
+
+def test_hooks_on_heads_are_called(small):
+    """A plain head is read by its weight; a hooked one must be called."""
+    model, calls = copy.deepcopy(small.model), []
+    for head in (model.semantic.lm_head, model.fine_acoustics.lm_heads[2]):
+        head.register_forward_hook(lambda head, *_: calls.append(head))
+    model.generate(**small.processor("Hello"), seed=1, max_new_tokens=5, allow_early_stop=False)
+    assert calls == [*[model.semantic.lm_head] * 5, model.fine_acoustics.lm_heads[2]]
+
+
 def test_nothing_leaks_over_a_thousand_calls(small):
     inputs = small.processor("Hello the music", voice_preset="made/short")
 
@@ -296,6 +375,17 @@ def test_an_int8_model_is_neither_saved_nor_made_elsewhere_than_on_a_cpu(small, 
     with pytest.raises(ValueError, match="CPUs"):
         BarkModel(small.model.config).to("meta").quantize_int8()
     assert quantize_linears(model.semantic.layers) == 0
+
+
+def test_adapters_must_be_merged_before_int8(small):
+    """Their small matrices would become int8 too, and what calls them reads weights that are no longer there."""
+    model = copy.deepcopy(small.model)
+    wrapped = nn.Module()
+    wrapped.base_layer = model.coarse_acoustics.layers[0].attn.att_proj
+    model.coarse_acoustics.layers[0].attn.att_proj = wrapped
+    with pytest.raises(ValueError, match="merge"):
+        model.quantize_int8()
+    assert type(model.semantic.layers[0].attn.att_proj) is nn.Linear  # nothing was changed
 
 
 def test_a_text_may_bring_its_own_seed(small):

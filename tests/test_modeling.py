@@ -4,6 +4,7 @@ import copy
 import importlib.util
 import io
 import logging
+import weakref
 
 import pytest
 import torch
@@ -317,6 +318,18 @@ def test_hidden_states_and_attentions(stage, kernel):
     assert plain.hidden_states is None
     assert plain.attentions is None
     assert_close(plain.logits, out.logits)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@torch.no_grad()
+def test_hidden_states_that_nobody_asked_for_are_freed(stage):
+    """All layers' would be held at once, which is most of a long batch's memory."""
+    model, first, alive = tiny(stage), [], []
+    model.layers[0].register_forward_hook(lambda layer, inputs, output: first.append(weakref.ref(output[0])))
+    model.layernorm_final.register_forward_pre_hook(lambda *_: alive.append(first[-1]() is not None))
+    model(**inputs_of(stage))
+    model(**inputs_of(stage), output_hidden_states=True)
+    assert alive == [False, True]
 
 
 @pytest.mark.parametrize("stage", STAGES)

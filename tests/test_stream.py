@@ -190,6 +190,21 @@ def test_overlap_ends_where_the_text_ends(small, limit):
     assert sum(map(len, pieces)) == int(out.audio_lengths[0])
 
 
+@pytest.mark.parametrize(("window", "length"), [(3, 1), (87, 29), (87, 30), (87, 58)])
+def test_overlap_with_odd_windows_ends_where_the_text_ends(small, window, length):
+    """A window that ends within a frame once took more ids than the text has, which ended right behind it."""
+
+    def end_there(ids, scores):
+        if scores.shape[1] == 248:  # the semantic stage's
+            scores[:, 200] = 1e4 if ids.shape[1] == length else -torch.inf
+        return scores
+
+    options = {"sliding_window_len": window, "logits_processor": end_there, "min_eos_p": None}
+    out, pieces = spoken(small, overlap=0.0, lookahead=0.0, **options)
+    assert len(out.semantic_tokens[0]) == length
+    assert sum(map(len, pieces)) == int(out.audio_lengths[0])
+
+
 # -------------------------------------------------------------------------------------------------------------- doors
 
 
@@ -211,11 +226,26 @@ def test_bad_input_is_refused_before_the_first_piece(small):
     with pytest.raises(ValueError, match="one text, got 2"):
         stream(**small.processor([TEXT, TEXT]))
     for name in ("lookahead", "overlap"):
-        for value in (-0.1, float("nan"), float("inf")):
+        for value in (-0.1, float("nan"), float("inf"), "0.3", True, [0.3]):
             with pytest.raises(ValueError, match=f"`{name}` is in seconds"):
                 stream(**inputs, **{name: value})
     with pytest.raises((TypeError, ValueError), match="temperatur"):
         stream(**inputs, temperatur=0.5)
+
+
+@pytest.mark.parametrize("lookahead", [None, 0.2])
+@pytest.mark.parametrize("overlap", [None, 0.3])
+def test_the_streamer_hears_of_every_stage(small, lookahead, overlap):
+    told = []
+    streamer = type("Told", (), {"put": lambda self, one: told.append(one), "end": lambda self: told.append(None)})()
+    options = {"lookahead": lookahead, "overlap": overlap, "max_new_tokens": 80, "allow_early_stop": False}
+    pieces = list(small.model.stream(**small.processor(TEXT), seed=3, streamer=streamer, **options))
+    assert told.pop() is None
+    for stage in ("semantic", "coarse", "fine", "codec"):
+        done = [(one.done, one.total) for one in told if one.stage == stage]
+        assert [one for one, _ in done] == sorted({one for one, _ in done}), stage
+        assert done[-1][0] == done[-1][1], stage
+    assert sum(one.stage == "codec" for one in told) == len(pieces)
 
 
 def test_a_text_without_speech_is_an_empty_stream_and_a_warning(small):

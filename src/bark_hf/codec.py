@@ -17,6 +17,12 @@ def hooked_device(module: nn.Module) -> torch.device | None:
     return None
 
 
+def is_offloaded(module: nn.Module) -> bool:
+    """Whether accelerate's hooks bring the weights, or some of them, only for a call of the module's forward."""
+    hooks = (part.__dict__.get("_hf_hook") for part in module.modules())
+    return any(hook is not None and vars(hook).get("offload", True) for hook in hooks)
+
+
 class BarkCodec(EncodecModel):
     """`EncodecModel` that accepts every attention setting (it has no attention) and that keeps its precision."""
 
@@ -32,10 +38,22 @@ class BarkCodec(EncodecModel):
         """Where inputs belong: the accelerator of an offloaded codec, else the parameters' device."""
         return hooked_device(self) or super().device
 
-    def forward(self, input_values: Tensor | None = None, *args, audio_codes: Tensor | None = None, **kwargs):
-        """Codes alone, (B, K, T), give the waveform (B, N); else `EncodecModel.forward`."""
+    def forward(
+        self,
+        input_values: Tensor | None = None,
+        *args,
+        audio_codes: Tensor | None = None,
+        n_codebooks: int | None = None,
+        **kwargs,
+    ):
+        """Codes alone, (B, K, T), give the waveform (B, N), and waveforms (B, 1, N) with `n_codebooks` their codes;
+        else `EncodecModel.forward`. One door for all, since an offloaded codec has its weights in calls of it only."""
         if input_values is None and audio_codes is not None:
             return self.decode(audio_codes[None], [None]).audio_values[:, 0]
+        if n_codebooks is not None:
+            bits = torch.tensor(self.config.codebook_size).log2().item()
+            bandwidth = (n_codebooks + 0.5) * self.config.frame_rate * bits / 1000  # kbps, rounded down to n codebooks
+            return self.quantizer.encode(self.encoder(input_values), bandwidth).transpose(0, 1)
         return super().forward(input_values, *args, audio_codes=audio_codes, **kwargs)
 
     def decode_all(self, codes: list[Tensor]) -> list[Tensor]:
@@ -56,9 +74,7 @@ class BarkCodec(EncodecModel):
     @torch.inference_mode()
     def encode_all(self, waves: list[Tensor], n_codebooks: int) -> list[Tensor]:
         """List of (N_i,) waveforms at the codec's sample rate -> list of (n_codebooks, T_i) codes, one by one."""
-        bits = torch.tensor(self.config.codebook_size).log2().item()
-        bandwidth = (n_codebooks + 0.5) * self.config.frame_rate * bits / 1000  # kbps, rounded down to n codebooks
-        return [self.quantizer.encode(self.encoder(w.to(self.device)[None, None]), bandwidth)[:, 0] for w in waves]
+        return [self(wave.to(self.device)[None, None], n_codebooks=n_codebooks)[0] for wave in waves]
 
     def _apply(self, fn, recurse=True):
         def keep_dtype(tensor):

@@ -3,12 +3,13 @@
 Knows nothing of Bark's stages. Every convolution keeps the end of its input, every transposed one the end of its
 output, every LSTM its state (Défossez et al., 2022: the 24 kHz model is causal)."""
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .codec import BarkCodec
+from .codec import BarkCodec, is_offloaded
 
 
 def check_causal(config) -> None:
@@ -18,13 +19,17 @@ def check_causal(config) -> None:
 
 
 class CodecStream:
-    """One utterance's decoding: `push` codes as they come, then `end`; what each returns can be heard at once."""
+    """One utterance's decoding: `push` codes as they come, then `end`; what each returns can be heard at once.
+
+    An offloaded codec has its weights for whole decodes only: everything then comes at the `end`."""
 
     def __init__(self, codec: BarkCodec):
         check_causal(codec.config)
         self.codec = codec
         self.steps = [_stateful(layer) for layer in codec.decoder.layers]
-        self.needed = 1 + max(step.context for step in self.steps if isinstance(step, _Convolution))
+        self.needed: float = 1 + max(step.context for step in self.steps if isinstance(step, _Convolution))
+        if is_offloaded(codec):
+            self.needed = math.inf
         self.waiting: list[Tensor] = []  # until the first convolution can reflect its left edge
 
     @torch.inference_mode()
@@ -43,7 +48,7 @@ class CodecStream:
 
     @torch.inference_mode()
     def end(self) -> Tensor:
-        """(N,) what was held back of an utterance that was shorter than the first convolution's reach."""
+        """(N,) what was held back: an utterance shorter than the first convolution's reach, or all of it."""
         codes = torch.cat(self.waiting, dim=1) if self.waiting else torch.zeros(0, 0)
         self.waiting = []
         return self.codec.decode_all([codes])[0] if codes.shape[1] else torch.zeros(0)

@@ -143,7 +143,10 @@ class SessionPool:
     def session(self, model, slots: int, capacity: int) -> Iterator[DecodeSession]:
         # other parameters (an adapter) need a new session, and so do other addresses, where graphs hold them
         weights = hash(tuple((id(w), w.data_ptr() if self.static else 0) for w in model.parameters()))
-        key = (id(model), weights, slots, capacity, model.device, model.dtype)
+        # caches made in inference mode cannot be written outside it, and autocast gives them its own type
+        kind = model.device.type
+        mode = torch.is_inference_mode_enabled(), torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind)
+        key = (id(model), weights, slots, capacity, model.device, model.dtype, mode)
         with self._lock:
             found = [i for i, (other, _) in enumerate(self._free) if other == key]
             session = self._free.pop(found[0])[1] if found else DecodeSession(model, slots, capacity)
@@ -331,12 +334,20 @@ def pick(scores: Tensor, options, uniforms: Tensor, watched: int | None = None) 
 
 
 def process(scores: Tensor, first: int, end: int, logits_processor, generated: Tensor | None) -> Tensor:
-    """Runs a caller's logits processor over (N, V) scores whose ids outside [first, end) are -inf."""
+    """Runs a caller's logits processor over (N, V) scores whose ids outside [first, end) are -inf.
+
+    Raises ValueError where it leaves a row nothing to draw from."""
     masked = torch.full_like(scores, -torch.inf)
     masked[:, first:end] = scores[:, first:end]
     if generated is None:
         generated = torch.zeros(len(scores), 0, dtype=torch.long, device=scores.device)
-    return logits_processor(generated, masked)
+    scores = logits_processor(generated, masked)
+    if not scores[:, first:end].amax(-1).isfinite().all():
+        raise ValueError(
+            f"`logits_processor` left no id to draw: among the legal ids, {first} to {end - 1}, every row needs a "
+            "finite score, and none may be NaN or +inf. Forbid fewer ids."
+        )
+    return scores
 
 
 def _processed(scores: Tensor, jobs: list[Any], ranges, logits_processor, made: list[Draws]) -> Tensor:

@@ -66,18 +66,23 @@ class FastStep:
 
 def fast_step(model) -> FastStep | None:
     """A `FastStep` where it does what the forward does: no hooks (offload, users'), no dropout, nothing replaced."""
-    if model.training or any("_hf_hook" in part.__dict__ or _hooked(part) for part in model.modules()):
+    if model.training or any(_hooked(part) for part in model.modules()):
         return None
+    tables = model.input_embeds_layer, model.position_embeds_layer
+    norms = [norm for block in model.layers for norm in (block.layernorm_1, block.layernorm_2)]
+    norms.append(model.layernorm_final)
+    if {type(table) for table in tables} != {nn.Embedding} or {type(norm) for norm in norms} != {nn.LayerNorm}:
+        return None  # an adapter's, which does more than its weight says
     return FastStep(model)
 
 
 def is_plain(module: nn.Module) -> bool:
     """A linear layer whose weight may be read as it is: no subclass, no hook, no quantized or sharded tensor."""
-    return type(module) is nn.Linear and type(module.weight) is nn.Parameter and "_hf_hook" not in module.__dict__
+    return type(module) is nn.Linear and type(module.weight) is nn.Parameter and not _hooked(module)
 
 
 def _hooked(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+    return bool("_hf_hook" in module.__dict__ or module._forward_hooks or module._forward_pre_hooks)
 
 
 def _norm(norm: nn.LayerNorm) -> tuple[Tensor, Tensor | None, float]:

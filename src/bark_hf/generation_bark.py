@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -110,7 +111,6 @@ class BarkGenerationMixin:
             return BarkGenerateOutput(audio, lengths, *map(list, tokens), seeds, sampling_rate, rates)
         return (audio, lengths) if return_output_lengths else audio
 
-    @torch.no_grad()
     def generate_many(
         self,
         inputs: Iterable[Any],
@@ -126,16 +126,25 @@ class BarkGenerationMixin:
 
         inputs: an iterable of what the processor gives for one text; with `processor`, also of texts, (text, voice)
         and (text, voice, seed). It is read as rows get free: `batch_size` texts run at a time in each stage, and one
-        that ends makes room for the next at once. seed: text i gets seed + i, unless it brings its own. Other keywords
-        as in `generate`."""
+        that ends makes room for the next at once. seed: an integer; text i gets seed + i, unless it brings its own.
+        Other keywords as in `generate`. A text without speech gives zero samples.
+
+        Raises ValueError or TypeError at once for options that cannot be, and for an input when it is read."""
         run = Run(self, all_options(self._checked_generation_config(), generation_config, options))
         run.callbacks(logits_processor, None)
+        if isinstance(seed, list | tuple):
+            raise ValueError("`seed` must be an integer; for a seed of its own pass a text as (text, voice, seed).")
         if seed is not None:
             row_seeds(1, seed)
-        together = batch_size if self.fine_acoustics.device.type != "cpu" else 1
-        for result in run.speak(
-            _requests(inputs, processor, seed, run.vocabulary), check_batch_size(batch_size, None), together
-        ):
+        slots = check_batch_size(batch_size, None)
+        return self._generate_many(run, _requests(inputs, processor, seed, run.vocabulary), slots)
+
+    @torch.no_grad()
+    def _generate_many(
+        self, run: Run, requests: Iterator[Request], slots: int
+    ) -> Iterator[tuple[int, BarkGenerateOutput]]:
+        together = slots if self.fine_acoustics.device.type != "cpu" else 1
+        for result in run.speak(requests, slots, together):
             yield (
                 result.index,
                 BarkGenerateOutput(
@@ -171,7 +180,8 @@ class BarkGenerationMixin:
         those of `generate` for the same seed, up to float rounding, and come late: a text within one fine window (a
         voice and 7 s) after its last coarse code. With less the first comes sooner, and codebooks 2 to 7 know less of
         what follows. overlap: seconds of semantic ids behind a coarse window before it is made, so that both stages
-        advance together: sooner still, other samples; None waits for the last. Others as in `generate`.
+        advance together: sooner still, other samples; None waits for the last. streamer: as in `generate`, but that
+        the codec's progress, and with a look-ahead the fine stage's, is in frames. Others as in `generate`.
         Raises ValueError or TypeError at once for input that cannot be spoken, or a codec that is not causal."""
         run = Run(self, all_options(self._checked_generation_config(), generation_config, options))
         run.callbacks(logits_processor, streamer)
@@ -182,7 +192,8 @@ class BarkGenerationMixin:
         (row_seed,) = row_seeds(1, seed, generator)
         check_causal(self.codec_model.config)
         for name, seconds in (("lookahead", lookahead), ("overlap", overlap)):
-            if seconds is not None and not 0 <= seconds < math.inf:
+            number = isinstance(seconds, Real) and not isinstance(seconds, bool)
+            if seconds is not None and not (number and 0 <= seconds < math.inf):
                 raise ValueError(f"`{name}` is in seconds, 0 or more, or None; got {seconds!r}.")
         frames = None if lookahead is None else round(lookahead * run.vocabulary.coarse_rate_hz)
         ahead = None if overlap is None else round(overlap * run.vocabulary.semantic_rate_hz)
@@ -281,34 +292,58 @@ class BarkGenerationMixin:
         Weights are symmetric for each output row, activations are quantized as they come. Embeddings, norms, heads and
         caches become `dtype`, by default the faster one here: bfloat16 where the CPU computes in it (it halves what a
         step reads), else float32, which is closer. Inference only; the model can no longer be saved or moved. Raises
-        ValueError elsewhere than on a CPU: there, pass transformers' `quantization_config` to `from_pretrained`."""
+        ValueError for adapters that are not merged, and elsewhere than on a CPU: there, pass transformers'
+        `quantization_config` to `from_pretrained`."""
         if dtype is None:
             dtype = torch.bfloat16 if computes_bfloat16() else torch.float32
-        for stage in (self.semantic, self.coarse_acoustics, self.fine_acoustics):
+        stages = self.semantic, self.coarse_acoustics, self.fine_acoustics
+        for stage in stages:
             if stage.device.type != "cpu":
                 raise ValueError(f"`quantize_int8` is for CPUs, the model is on {stage.device}.")
+            if any("base_layer" in part._modules for part in stage.modules()):
+                raise ValueError(
+                    "`quantize_int8` found an adapter, whose layers it would make int8 too: merge it into the weights "
+                    "first (peft: `merge_and_unload`)."
+                )
+        for stage in stages:
             quantize_linears(stage.layers)
             stage.to(dtype)
         return self
 
     def enable_cpu_offload(self, accelerator_id: int | None = 0, device: str | torch.device | None = None) -> None:
-        """Keeps the weights in CPU memory and moves one stage at a time to the accelerator, when it is called.
+        """Keeps the weights in CPU memory and moves a stage to the accelerator when it is called.
 
+        A stage sends the one before it home, the first one the codec, so that `generate` has one there at a time;
+        where stages take turns (`generate_many`, `batch_size`, `stream`), two. The last one stays until the next call.
         accelerator_id: its number; `device` names it instead ("cuda:1", "mps", ...). Needs accelerate."""
         from accelerate import cpu_offload_with_hook
+        from accelerate.hooks import remove_hook_from_module
 
         if device is None:
-            accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-            if accelerator is None:
+            device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+            if device is None:
                 raise RuntimeError("enable_cpu_offload needs an accelerator and found none; on a CPU leave it out.")
-            device = torch.device(accelerator.type, accelerator_id or 0)
+        device = torch.device(device)
+        if device.type != "cpu" and device.index is None:  # as a weight's device has a number, to which it is compared
+            device = torch.device(device.type, accelerator_id or 0)
         hook = None
         for stage in (self.semantic, self.coarse_acoustics, self.fine_acoustics, self.codec_model):
-            _, hook = cpu_offload_with_hook(stage, torch.device(device), prev_module_hook=hook)
+            remove_hook_from_module(stage)  # of an earlier call
+            _, hook = cpu_offload_with_hook(stage, device, prev_module_hook=hook)
+        self.semantic._hf_hook.prev_module_hook = hook
 
     def adjust_generation_fn(self, generation_config, from_auto_class, from_pipeline, source, *args, **kwargs) -> None:
-        """Called by `from_pretrained`: takes the caller's generation config or reads the checkpoint's own."""
+        """Called by `from_pretrained`: takes the caller's generation config or reads the checkpoint's own.
+
+        As in transformers the argument stands for the whole file, ids included, which are Suno's where it names none:
+        for other values of a few fields load without it and change `model.generation_config`, or give the config to
+        `generate`, where it says only what it sets. Raises OSError for a file that is no JSON."""
         if generation_config is not None:
+            if not hasattr(generation_config, "semantic_config"):
+                raise ValueError(
+                    "`from_pretrained` takes a BarkGenerationConfig, which replaces the checkpoint's, as "
+                    f"`generation_config`, got {type(generation_config).__name__}. Pass it to `generate` instead."
+                )
             self.generation_config = BarkGenerationConfig.from_dict(generation_config.to_dict())
         elif source is not None:
             names = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision", "subfolder")
@@ -316,8 +351,10 @@ class BarkGenerationMixin:
             known = {name: kwargs[name] for name in names if kwargs.get(name) is not None}
             try:
                 self.generation_config = BarkGenerationConfig.from_pretrained(source, **known)
-            except OSError:  # no file: the checkpoint uses Suno's values
-                self.generation_config = BarkGenerationConfig()
+            except OSError as error:
+                if isinstance(error.__context__, ValueError):  # there is one, but it cannot be read
+                    raise
+                self.generation_config = BarkGenerationConfig()  # no file: the checkpoint uses Suno's values
 
     def _vocabulary(self) -> Vocabulary:
         return Vocabulary.of(self.generation_config)

@@ -10,6 +10,11 @@ from transformers import GenerationConfig
 MARKER = "bark_hf_format"  # stands in every file that we write: its sampling values are meant, not filled in
 _FILLED_IN_BY_TRANSFORMERS = {"top_k": 50, "top_p": 1.0, "do_sample": False, "temperature": 1.0, "min_eos_p": None}
 _NULLABLE = {"temperature", "top_k", "top_p", "min_eos_p", "max_duration", "max_new_tokens"}
+_CHANGE_NOTHING = {  # fields of transformers that its own Bark configs carry, or that name no choice of Bark's
+    "renormalize_logits", "output_scores", "output_logits", "output_attentions", "output_hidden_states",
+    "return_dict_in_generate", "use_cache", "pad_token_id", "bos_token_id", "transformers_version",
+    "_from_model_config", "model_type", MARKER,
+}  # fmt: skip
 _POSITIVE = {
     "semantic_vocab_size", "semantic_rate_hz", "coarse_rate_hz", "max_input_semantic_length",
     "max_coarse_input_length", "max_fine_input_length", "n_coarse_codebooks", "n_fine_codebooks", "sliding_window_len",
@@ -17,13 +22,14 @@ _POSITIVE = {
 
 
 class BarkStageGenerationConfig(GenerationConfig):
-    """One stage's constants and sampling defaults. `defaults` names every field; any other keyword is an error."""
+    """One stage's constants and sampling defaults. `defaults` names every field; any other keyword is an error, but
+    for fields of `GenerationConfig` at their default or without effect here."""
 
     model_type: ClassVar[str] = ""
     defaults: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, **kwargs):
-        kwargs = {name: value for name, value in kwargs.items() if name not in _BASE_FIELDS or name in self.defaults}
+        kwargs = {name: value for name, value in kwargs.items() if name in self.defaults or not _ignored(name, value)}
         for name in kwargs:
             if name not in self.defaults:
                 near = difflib.get_close_matches(name, self.defaults, 1)
@@ -162,8 +168,8 @@ class BarkGenerationConfig(GenerationConfig):
             setattr(self, name, _stage(stage_class, name, stage))
         self.sample_rate = sample_rate
         self.codebook_size = codebook_size
-        super().__init__(**{name: value for name, value in kwargs.items() if name in _BASE_FIELDS})
-        unknown = [name for name in kwargs if name not in _BASE_FIELDS]
+        super().__init__(**{name: value for name, value in kwargs.items() if _ignored(name, value)})
+        unknown = [name for name, value in kwargs.items() if not _ignored(name, value)]
         if unknown:
             known = ", ".join([*STAGES, "sample_rate", "codebook_size"])
             raise ValueError(f"BarkGenerationConfig has no field {unknown[0]!r}. Known: {known}.")
@@ -236,4 +242,11 @@ def _type_of(name: str, default: Any):
     return int
 
 
-_BASE_FIELDS = frozenset(vars(GenerationConfig())) | {"model_type", MARKER, "_from_model_config"}
+def _ignored(name: str, value: Any) -> bool:
+    """Whether a field of transformers' generation config says nothing: None, its default, or without effect here."""
+    default = _TRANSFORMERS.get(name)
+    unset = value is None or (type(value) is type(default) and value == default)
+    return name in _CHANGE_NOTHING or (name in _TRANSFORMERS and unset)
+
+
+_TRANSFORMERS = vars(GenerationConfig())

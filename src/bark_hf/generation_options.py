@@ -4,7 +4,7 @@ Knows nothing of tensors or networks: it merges the caller's keywords, the calle
 model's, in that order, and refuses what no stage understands."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -27,6 +27,7 @@ _HARMLESS: dict[str, Any] = {  # keywords that callers of transformers pass, and
     "output_attentions": (False, None),
     "output_hidden_states": (False, None),
 }
+_PIPELINES = ("max_new_tokens", "return_dict_in_generate", "transformers_version")  # stand in a config unasked
 _REQUIRED = ("do_sample", "max_coarse_history", "sliding_window_len", "allow_early_stop")  # None leaves these unset
 
 
@@ -150,28 +151,46 @@ def all_options(model_config, generation_config, keywords: Mapping[str, Any]):
 def _merge(stage: str, model_config, caller_config, given: Mapping[str, Any]):
     section, options_class = STAGES[stage]
     names = _names(stage)
-    values = {name: getattr(getattr(model_config, section), name) for name in names
-              if hasattr(getattr(model_config, section), name)}  # fmt: skip
-    for layer in (_from_config(stage, section, caller_config), given):
+    values = {name: getattr(getattr(model_config, section), name) for name in names}
+    for layer in (_from_config(stage, section, caller_config, type(model_config)), given):
         values.update({k: v for k, v in layer.items() if k in names and not (v is None and k in _REQUIRED)})
     return options_class(**values)
 
 
-def _from_config(stage: str, section: str, config) -> dict[str, Any]:
-    """What a caller's generation config says of a stage: its section if it has one, else its set flat fields."""
+def _from_config(stage: str, section: str, config, bark_class) -> dict[str, Any]:
+    """What a caller's generation config says of a stage: a plain config's flat fields, and what its section sets."""
     if config is None:
         return {}
     if not isinstance(config, GenerationConfig):
         raise TypeError(f"`generation_config` must be a GenerationConfig, got {type(config).__name__}.")
     _refuse_unknown({name: getattr(config, name, None) for name in _HARMLESS}, {})
-    own = getattr(config, section, None)
-    flat = {} if own is not None and hasattr(own, "given") else {
-        name: getattr(config, name) for name, stages in _UNPREFIXED.items()
-        if stage in stages and getattr(config, name, None) is not None
-    }  # fmt: skip
-    if isinstance(own, Mapping):
-        return {**flat, **own}
-    return {**flat, **own.given()} if own is not None else flat
+    plain = not hasattr(config, "model_type")
+    _refuse_unused(config, _UNPREFIXED if plain else ())
+    flat = {name for name, stages in _UNPREFIXED.items() if plain and stage in stages}
+    values = {name: getattr(config, name) for name in flat if getattr(config, name, None) is not None}
+    return {**values, **getattr(_with_sections(config, plain, bark_class), section).given()}
+
+
+def _with_sections(config, plain: bool, bark_class):
+    """The config as Bark's own, whose sections know what somebody set."""
+    sections = {section: getattr(config, section, None) for section, _ in STAGES.values()}
+    if all(hasattr(section, "given") for section in sections.values()):
+        return config
+    # transformers' own class, and what it reads from a file, hold values that nobody set; `from_dict` knows them
+    return bark_class(**sections) if plain else bark_class.from_dict(config.to_dict())
+
+
+def _refuse_unused(config, known: Iterable[str]) -> None:
+    """Raises ValueError for what a config sets and no stage would read."""
+    for name, default in vars(GenerationConfig()).items():
+        value = getattr(config, name, None)
+        unset = value is None or (type(value) is type(default) and value == default)
+        if not unset and name not in {*known, *_HARMLESS, *_PIPELINES} and not name.startswith("_"):
+            raise ValueError(
+                f"`generation_config` sets `{name}` ({value!r}), which is not used. A GenerationConfig may set "
+                f"{', '.join(_UNPREFIXED)}; a BarkGenerationConfig sets them in its sections "
+                f"({', '.join(section for section, _ in STAGES.values())})."
+            )
 
 
 def _names(stage: str) -> tuple[str, ...]:

@@ -185,7 +185,8 @@ def _reporter(stage: str, report):
         return None
 
     def reporter(jobs, ahead: int, ids: Tensor) -> None:
-        report(Progress(stage, max(job.drawn for job in jobs) + ahead, max(job.total for job in jobs), ids))
+        # a copy: the next ids are drawn from, and may be written over, those given here
+        report(Progress(stage, max(job.drawn for job in jobs) + ahead, max(job.total for job in jobs), ids.clone()))
 
     return reporter
 

@@ -3,14 +3,23 @@
 Knows nothing of what callers write: options and inputs are checked before they come here."""
 
 from collections.abc import Iterator
-from math import ceil
 
 import torch
 from torch import Tensor, nn
 
 from .codec_stream import CodecStream
 from .generation_run import Request, Run
-from .generation_stages import CoarseJob, FineRow, FineWindow, SemanticJob, fill, fine_noise, run_coarse, run_semantic
+from .generation_stages import (
+    CoarseJob,
+    FineRow,
+    FineWindow,
+    Progress,
+    SemanticJob,
+    fill,
+    fine_noise,
+    run_coarse,
+    run_semantic,
+)
 from .sampling import random_stream
 from .vocabulary import Vocabulary
 
@@ -24,24 +33,37 @@ def stream_audio(run: Run, request: Request, lookahead: int | None, ahead: int |
     fine = _whole_windows(run, request) if lookahead is None else _growing_windows(run, request, lookahead)
     fine.send(None)
     coarse = _coarse_at_once(run, request) if ahead is None else _coarse_behind(run, request, ahead)
-    for codes, frames in coarse:
-        audio = codec.push(fine.send((codes, frames)))
+    done = total = 0  # frames
+
+    def report(stage: str, made: Tensor) -> None:
+        if run.report is not None and made.numel():
+            run.report(Progress(stage, done, total))
+
+    for codes, frames, most in coarse:
+        settled = fine.send((codes, frames))
+        done, total = done + settled.shape[1], most
+        if lookahead is not None:  # whole windows report themselves, pass by pass
+            report("fine", settled)
+        audio = codec.push(settled)
+        report("codec", audio)
         if len(audio):
             yield audio
     audio = codec.end()
+    report("codec", audio)
     if len(audio):
         yield audio
 
 
-def _coarse_at_once(run: Run, request: Request) -> Iterator[tuple[Tensor, int | None]]:
-    """Coarse codes so far (2, T) and how many frames there will be, after each window; all semantic ids are there."""
+def _coarse_at_once(run: Run, request: Request) -> Iterator[tuple[Tensor, int | None, int]]:
+    """Coarse codes so far (2, T), how many frames there will be, None where that is not known, and how many at most:
+    after each window. All semantic ids are there."""
     (request,) = run.semantic(iter([request]), 1)
     job = CoarseJob(0, request.semantic.cpu(), request.voice, run.coarse_options, run.vocabulary, request.seed)
     if not job.done:
         yield from _windows(run, job)
 
 
-def _coarse_behind(run: Run, request: Request, ahead: int) -> Iterator[tuple[Tensor, int | None]]:
+def _coarse_behind(run: Run, request: Request, ahead: int) -> Iterator[tuple[Tensor, int | None, int]]:
     """The same, as soon as there are `ahead` semantic ids behind a window: it sees no more of what follows."""
     model, vocabulary = run.model.semantic, run.vocabulary
     first = SemanticJob(
@@ -55,8 +77,8 @@ def _coarse_behind(run: Run, request: Request, ahead: int) -> Iterator[tuple[Ten
     step = run.coarse_options.sliding_window_len
 
     def catch_up() -> None:
-        wanted = ceil((job.drawn + step) / vocabulary.ratio) + ahead
-        while not first.done and len(first.ids) < wanted:
+        # a window may end within a frame, and the text, once whole, must not be shorter than what was drawn for it
+        while not first.done and vocabulary.coarse_length(max(0, len(first.ids) - ahead)) < job.drawn + step:
             next(steps)
         job.grow(first.ids, first.done)
 
@@ -70,14 +92,14 @@ def _coarse_behind(run: Run, request: Request, ahead: int) -> Iterator[tuple[Ten
     request.semantic = first.ids
 
 
-def _windows(run: Run, job: CoarseJob) -> Iterator[tuple[Tensor, int | None]]:
+def _windows(run: Run, job: CoarseJob) -> Iterator[tuple[Tensor, int | None, int]]:
     model, vocabulary = run.model.coarse_acoustics, run.vocabulary
     for _ in run_coarse(
         run.model.sessions, model, iter([job]), 1, run.coarse_options, vocabulary,
         run.processor, run.report, partial=True,
     ):  # fmt: skip
         whole = len(job.ids) // vocabulary.n_coarse_codebooks * vocabulary.n_coarse_codebooks
-        yield vocabulary.unflatten_ids(job.ids[:whole]), job.frames
+        yield vocabulary.unflatten_ids(job.ids[:whole]), job.frames, job.total // vocabulary.n_coarse_codebooks
 
 
 class _GrowingCoarseJob(CoarseJob):

@@ -161,19 +161,20 @@ class BarkStage(BarkPreTrainedModel):
 
         Where only the `last` positions are wanted, the last block computes no others."""
         hidden = self.drop(embeds + self.position_embeds_layer(position_ids))
-        all_hidden, all_attentions = [hidden], []
+        all_hidden, all_attentions = [], []
         if attention_mask is not None or output_hidden_states or output_attentions:
             last = 0
         for layer in self.layers:
             wanted = last if layer is self.layers[-1] else 0
+            if output_hidden_states:  # what nobody asked for is freed as the layers go
+                all_hidden.append(hidden)
             hidden, weights = layer(hidden, attention_mask, past_key_values, output_attentions, wanted)
-            all_hidden.append(hidden)
-            all_attentions.append(weights)
+            if output_attentions:
+                all_attentions.append(weights)
         hidden = self.layernorm_final(hidden)
-        all_hidden[-1] = hidden
         return (
             hidden,
-            tuple(all_hidden) if output_hidden_states else None,
+            (*all_hidden, hidden) if output_hidden_states else None,
             tuple(all_attentions) if output_attentions else None,
         )
 
