@@ -28,7 +28,7 @@ model: $(VENV)/.installed
 
 speak: $(VENV)/.installed $(if $(MODEL),,model) ## install, then say TEXT into hello.wav (noise, until MODEL names a trained model)
 	$(BIN)/bark-hf speak "$(TEXT)" --model $(or $(MODEL),model) --seed 1 -o hello.wav
-	@$(if $(MODEL),true,echo 'The bundled test model has random weights: hello.wav is noise. MODEL=suno/bark-small speaks.')
+	@$(if $(MODEL),true,echo 'The test model has random weights: hello.wav is noise. Name a trained one: make speak MODEL=suno/bark-small')
 
 test: $(VENV)/.installed ## install, then run the tests (some 10 minutes on 2 cores)
 	$(BIN)/python -m pytest

@@ -171,6 +171,14 @@ def test_the_voice_script_converts_a_folder(small, tmp_path):
     assert (out.returncode, out.stderr.count("\n")) == (1, 1)
 
 
+def test_a_missing_extra_is_said_in_a_sentence(small, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sentencex", None)
+    wav = tmp_path / "x.wav"
+    assert 'pip install "bark-hf[longform]"' in error(
+        capsys, "speak", "A.", "--long", "-m", small.checkpoint, "-o", wav
+    )
+
+
 def test_an_interruption_leaves_no_file_and_exits_130(small, tmp_path, capsys, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt

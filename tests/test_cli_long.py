@@ -2,12 +2,14 @@
 
 import io
 import json
+import sys
 
 import numpy as np
 import pytest
 import soundfile
 
 from bark_hf.apps.cli import main
+from bark_hf.audio import read_metadata
 
 SHORT = ("--max-duration", "0.6", "-q", "--seed", "3")
 BOOK = "The first sentence is here. The second one follows.\n\nA new paragraph [pause:1s] ends it."
@@ -100,12 +102,69 @@ def test_rate_bits_and_loudness_are_as_asked_for(small, tmp_path, bits, subtype)
         (("x", "-o", "x.xyz"), ".xyz"),
         (("-f", "none.txt", "-o", "x.wav"), "none.txt"),
         (("x", "--rate", "100", "-o", "x.wav"), "100"),
+        (("x", "--rate", "100", "-o", "-"), "cannot hold audio at 100 Hz"),
+        (("x", "--raw", "--loudness", "-16", "-o", "-"), "--loudness for files"),
+        (("x", "--loudness", "5", "-o", "x.wav"), "`target` is -70 to 0"),
+        (("x", "--bits", "16", "-o", "x.mp3"), "MP3 has no 16 bits"),
+        (("x", "--long", "--save-voice", "v.npz"), "--save-voice is for one text"),
+        (("x", "--stream", "-o", "-", "--save-voice", "v.npz"), "--stream keeps nothing"),
+        (("x", "--stream", "-o", "-", "--captions", "x.srt"), "--stream keeps nothing"),
+        (("x", "--stream", "-o", "-", "--report", "x.json"), "--stream keeps nothing"),
+        (("x", "--resume", "parts"), "--resume is for texts of any length"),
+        (("x", "--cast", "Anna=v2/x"), "--cast is for texts of any length"),
+        (("x", "--language", "de"), "--language is for texts of any length"),
+        (("x", "--best-of", "2"), "--best-of is for texts of any length"),
+        (("x", "--no-guard"), "--guard is for texts of any length"),
+        (("x", "--long", "--cast", "Anna=me.npz"), "No voice file at me.npz"),
     ],
 )
 def test_what_cannot_be_is_said_before_a_model_is_loaded(arguments, sentence, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert run("speak", *arguments, "-m", "nobody/nothing") == 1
     assert sentence in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("missing", "options"), [("soxr", ("--rate", "48000")), ("pyloudnorm", ("--loudness", "-16"))]
+)
+def test_what_shaping_lacks_is_said_before_a_model_is_loaded(missing, options, capsys, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, missing, None)
+    assert run("speak", "x", *options, "-o", tmp_path / "x.wav", "-m", "nobody/nothing") == 1
+    assert f"needs {missing}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("ending", ["mp3", "ogg", "opus"])
+def test_formats_without_a_choice_of_bits_are_written(small, tmp_path, ending):
+    path = tmp_path / f"x.{ending}"
+    assert run("speak", "the music", "-m", small.checkpoint, "-o", path, *SHORT) == 0
+    assert soundfile.info(path).frames > 1000
+
+
+@pytest.mark.parametrize("options", [("--voice", "nobody"), ("--temperature", "-1")])
+def test_a_stream_that_cannot_be_leaves_stdout_empty(small, capsysbinary, options):
+    assert run("speak", "the music", *options, "-m", small.checkpoint, "-o", "-", "--stream", *SHORT) == 1
+    assert run("speak", " ", "-m", small.checkpoint, "-o", "-", "--stream", *SHORT) == 1
+    assert capsysbinary.readouterr().out == b""
+
+
+def test_a_cast_takes_voice_files_and_the_result_notes_all_given_voices(small, tmp_path):
+    mine, script, wav = tmp_path / "mine.npz", tmp_path / "talk.txt", tmp_path / "x.wav"
+    small.processor.voice("made/long").save(mine)
+    script.write_text("Anna: Hello there.\nBen: the music.\n")
+    cast = ("--cast", f"Anna={mine}", "--cast", "Ben=made/short")
+    assert run("speak", "-f", script, *cast, "-m", small.checkpoint, "-o", wav, "--no-guard", *SHORT) == 0
+    made = json.loads(read_metadata(wav)["comment"])
+    both = (small.processor.voice(name).fingerprint for name in ("made/long", "made/short"))
+    assert (made["voice"], made["seed"]) == (", ".join(both), 3)
+
+
+@pytest.mark.parametrize(("retries", "redone"), [(0, 0), (1, 2)])
+def test_only_attempts_beyond_best_of_are_redone(small, tmp_path, capsys, retries, redone):
+    """Speech without a sound fails every time; `--best-of` alone redoes nothing."""
+    options = ("--min-eos-p", "0", "--best-of", "2", "--retries", retries, "--seed", "3", "--language", "en")
+    long = ["speak", "Hello.\n\nA song!", "--long", *options, "-m", small.checkpoint, "-o", tmp_path / "x.wav"]
+    assert run(*long) == 0
+    assert f"in 2 chunks, {redone} of them redone" in capsys.readouterr().err
 
 
 def test_a_text_and_a_file_are_one_too_many(capsys):

@@ -12,9 +12,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import soundfile
+from accelerate import init_empty_weights
 from safetensors.numpy import load_file
 
-from bark_hf import Voice
+from bark_hf import Voice, longform
 from bark_hf.best_of import Spoken, attempt_seed
 from bark_hf.cast import Cast, Part
 from bark_hf.decoding import DecodeSession
@@ -153,6 +154,23 @@ def test_a_voice_is_made_up_of_parts_until_it_is_long_enough():
         assert cast.together(parts[index:]) == (2 if index == 4 else 1)
         cast.heard(parts[index], a_voice(index), passed)
     assert cast.history(parts[5]) == Voice.concat(*(a_voice(index) for index in (0, 2, 3)))
+
+
+def test_a_failed_opening_stands_in_and_is_never_part_of_the_voice():
+    """Music or a stutter in the first chunk would else be every later chunk's voice."""
+    for mode in ("fixed", "rolling", "anchored"):
+        cast = Cast(mode, 0.2)
+        cast.heard(part(0), a_voice(0), False)
+        assert cast.history(part(1)) == a_voice(0)
+        assert cast.together([part(1), part(2)]) == 1
+        cast.heard(part(1), a_voice(1), False)
+        assert cast.history(part(2)) == a_voice(0)
+        cast.heard(part(2), a_voice(2), True)
+        assert cast.voices == {part(2).who: a_voice(2)}
+        assert set(cast.history(part(3)).semantic_prompt) == {2}
+
+
+def test_a_voice_that_is_given_is_no_other_once_heard():
     given = Cast("fixed", 1.0)
     given.heard(part(0, voice=a_voice(9, 10)), a_voice(0), True)
     assert given.history(part(1, voice=a_voice(9, 10))) == a_voice(9, 10)
@@ -189,6 +207,21 @@ def test_pauses_of_a_script_are_silence_and_others_are_natural(small):
     assert len(audio) / rate - ends[-1] == pytest.approx(1, abs=0.101)
     for start, seconds in [(0, 0.65), (ends[0] + 0.1, 1.35), (ends[3] + 0.1, 0.85)]:
         assert not audio[round(start * rate) : round((start + seconds) * rate)].any()
+
+
+def test_what_has_nothing_to_speak_is_a_break_and_sounds_are_spoken(small):
+    """Bark would make up speech for a row of stars, and a text without ids would end the run."""
+    made = speak(
+        small,
+        "Hello.\n\n* * *\n\n[pause:2s] \u200b\n\n[laughs]\n\n♪\n\n... [pause:1s]",
+        max_seconds=2,
+        max_new_tokens=120,
+    )
+    audio = made.audio()
+    assert [chunk["text"] for chunk in made.chunks] == ["Hello.", "[laughs]", "♪"]
+    first, second, last = made.chunks
+    assert second["start"] - first["end"] == pytest.approx(2, abs=0.031)
+    assert len(audio) / made.sampling_rate - last["end"] == pytest.approx(1, abs=0.101)
 
 
 def test_a_turn_in_a_paragraph_pauses_as_a_sentence_does(small):
@@ -357,6 +390,16 @@ def test_another_model_is_another_fingerprint(small):
     assert weights(small.model) == fingerprint
 
 
+def test_offloaded_weights_have_a_fingerprint_and_others_are_not_asked(small, monkeypatch, tmp_path):
+    with init_empty_weights(include_buffers=True):
+        offloaded = type(small.model)(small.model.config)
+    assert weights(offloaded) == weights(offloaded) != weights(small.model)
+    monkeypatch.setattr(longform, "weights", None)
+    speak(small, "Hello.")
+    with pytest.raises(TypeError):
+        speak(small, "Hello.", resume_folder=tmp_path / "parts")
+
+
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "letter.txt").write_text("Dear")
     with pytest.raises(ValueError, match="nothing to resume"):
@@ -386,6 +429,7 @@ def test_failing_chunks_are_made_again_and_reported(small):
     [
         ("", {}, "no words"),
         ("[pause:1s]", {}, "no words"),
+        ("...\n\n* * *", {}, "no words"),
         (TEXT, {"language": "xx"}, "Bark speaks"),
         (TEXT, {"best_of": 2}, "leave `guard` on"),
         (TEXT, {"mode": "random"}, "fixed, rolling, anchored"),

@@ -5,6 +5,7 @@ import pytest
 import torch
 from conftest import since_5_20
 from transformers import TextToAudioPipeline, pipeline
+from transformers.pipelines.pt_utils import KeyDataset
 
 from bark_hf import BarkPipeline, Voice
 
@@ -212,8 +213,12 @@ def test_an_iterator_is_read_as_results_are_wanted(small, pipe, batch_size):
     assert_spoken(first, spoken(small, TEXTS[0], "made/short", seed=30))
 
 
+def dataset(texts):
+    return KeyDataset([{"text": text} for text in texts], "text")
+
+
 @pytest.mark.parametrize(
-    "kind", [iter, lambda texts: (text for text in texts), lambda texts: dict.fromkeys(texts).keys()]
+    "kind", [iter, lambda texts: (text for text in texts), lambda texts: dict.fromkeys(texts).keys(), dataset]
 )
 def test_an_iterators_results_equal_a_lists(small, pipe, kind):
     results = list(

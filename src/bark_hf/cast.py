@@ -2,12 +2,12 @@
 
 Knows nothing of how a part is spoken."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from itertools import count, zip_longest
 
 from .script import Line
-from .sentences import chunks
+from .sentences import chunks, is_spoken
 from .voices import Voice
 
 MODES = ("fixed", "rolling", "anchored")
@@ -32,22 +32,35 @@ class Part:
         return self.speaker, None if self.voice is None else self.voice.fingerprint
 
 
+def spoken_lines(lines: Iterable[Line]) -> list[Line]:
+    """The lines that have something to speak, unlike `* * *`; the others' pauses go to the next, or come last."""
+    kept: list[Line] = []
+    pause = 0.0
+    for line in lines:
+        pause += line.pause
+        if is_spoken(line.text):
+            kept.append(replace(line, pause=pause))
+            pause = 0.0
+    return kept + ([replace(kept[-1], text="", pause=pause)] if kept and pause else [])
+
+
 def parts_of(
     processor, lines: list[Line], default: Voice | None, language: str, max_seconds: float, max_ids: int
 ) -> Iterator[Part]:
-    """The lines' chunks, numbered through. `default` is the voice of lines that name none.
+    """The chunks of `spoken_lines`, numbered through. `default` is the voice of lines that name none.
 
     Raises ValueError for voices that the processor does not know."""
     voices = {name: processor.voice(name) for name in {line.voice for line in lines} - {None}}
     number = count()
     for line, following in zip_longest(lines, lines[1:]):
-        made = chunks(
+        found = chunks(
             line.text,
             language,
             max_seconds,
             count_ids=lambda text: len(processor.tokenizer(text, add_special_tokens=False)["input_ids"]),
             max_ids=max_ids,
         )
+        made = [chunk for chunk in found if is_spoken(chunk.text)]
         for chunk in made:
             ending, pause = chunk.ending, None
             if chunk is made[-1] and following is not None:
@@ -60,7 +73,8 @@ class Cast:
     """Each speaker's voice, and what the speaker's next part goes on from.
 
     In mode "fixed" that is the voice; in "rolling" the last part; in "anchored" the voice and then the last part's
-    end. A speaker's voice is the one given, or else the first parts, until they last as long as every stage hears."""
+    end. A speaker's voice is the one given, or else the first parts, until they last as long as every stage hears;
+    of those that failed the guard, the first stands in for a voice until a part passes."""
 
     def __init__(self, mode: str, window: float):
         """window: the seconds of history that every stage hears, the coarse stage's."""
@@ -69,25 +83,28 @@ class Cast:
         self.mode, self.window = mode, window
         self.voices: dict[tuple, Voice] = {}
         self.last: dict[tuple, Voice] = {}
+        self.stopgaps: dict[tuple, Voice] = {}
 
     def history(self, part: Part) -> Voice | None:
         voice, last = self.voices.get(part.who, part.voice), self.last.get(part.who)
-        if self.mode == "fixed" or last is None or voice is None:
+        if voice is None:
+            return self.stopgaps.get(part.who)
+        if self.mode == "fixed" or last is None:
             return voice
         return last if self.mode == "rolling" else Voice.concat(voice, last.trim(_TAIL * self.window))
 
     def heard(self, part: Part, made: Voice | None, passed: bool) -> None:
         """What a part became; None is too short to be a voice. One that has not passed the guard is not continued,
         unless the speaker has no other."""
-        voice = self.voices.get(part.who, part.voice)
-        if voice is None:
-            voice = made
-        elif made is not None and passed and not self._settled(part):
-            voice = Voice.concat(voice, made)
-        if voice is not None:
-            self.voices[part.who] = voice
-        if made is not None and passed:
-            self.last[part.who] = made
+        if made is None:
+            return
+        if not passed:
+            self.stopgaps.setdefault(part.who, made)
+            return
+        if not self._settled(part):
+            known = self.voices.get(part.who)
+            self.voices[part.who] = made if known is None else Voice.concat(known, made)
+        self.last[part.who] = made
 
     def together(self, parts: list[Part]) -> int:
         """How many of the next parts need nothing of each other: up to a speaker who has first to be heard.

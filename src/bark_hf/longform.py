@@ -13,7 +13,7 @@ import numpy as np
 from transformers import AutomaticSpeechRecognitionPipeline
 
 from .best_of import Spoken, Task, check_choice, most_ids, speak_well, stage_options
-from .cast import Cast, Part, parts_of
+from .cast import Cast, Part, parts_of, spoken_lines
 from .guard import Judge, Recognizer
 from .joins import Joiner
 from .languages import text_language
@@ -52,11 +52,13 @@ SpokenParts = Generator[tuple[Part, Voice | None, Spoken], None, None]  # each w
 class LongSpeech(Iterator[Piece]):
     """Speech in the making: a piece for each chunk, in order, made when it is asked for; `close` ends it early.
 
-    sampling_rate in Hz; seed: repeats it; chunks: the reports of those delivered so far, which is all that is kept of
-    them; voices: each speaker's, by name ("" without one), also those that were made up."""
+    sampling_rate in Hz; seed: repeats it; given: fingerprints of the voices that were given, in order; chunks: the
+    reports of those delivered so far, which is all that is kept of them; voices: each speaker's, by name ("" without
+    one), also those that were made up."""
 
     def __init__(self, sampling_rate: int, seed: int, cast: Cast, pieces: Pieces):
         self.sampling_rate, self.seed = sampling_rate, seed
+        self.given = list(dict.fromkeys(voice.fingerprint for voice in cast.voices.values()))
         self.chunks: list[dict[str, Any]] = []
         self._cast, self._pieces = cast, pieces
 
@@ -70,7 +72,8 @@ class LongSpeech(Iterator[Piece]):
 
     @property
     def voices(self) -> dict[str, Voice]:
-        return {speaker or "": voice for (speaker, _), voice in reversed(self._cast.voices.items())}
+        known = {**self._cast.stopgaps, **self._cast.voices}
+        return {speaker or "": voice for (speaker, _), voice in reversed(known.items())}
 
     def audio(self) -> np.ndarray:
         """All that is left of it, (N,) float32."""
@@ -100,43 +103,45 @@ def speak_long(
 
     voice: for all that names none, as the processor takes it; without one each speaker keeps the voice that the model
     makes up in the first seconds. mode: how the chunks of a speaker hang together. "fixed" continues the voice each
-    time, and speaks `batch_size` chunks together; "rolling" continues the last chunk, which drifts; "anchored" the
-    voice and, after it, the end of the last chunk; these two speak one chunk at a time.
+    time, and speaks `batch_size` chunks together once it is there; "rolling" continues the last chunk, which drifts;
+    "anchored" the voice and, after it, the end of the last chunk; these two speak one chunk at a time.
     seed: the result depends on it and not on `batch_size`. resume_folder: keeps each finished chunk there, and takes
     those that are there: one that was broken off and is called again gives the same samples. progress: called after
     each chunk. best_of, retries, guard, asr: see `speak_well`. Other options as in `generate`.
     Raises ValueError, before any network runs, for a text without words, and for a folder of another text, voice,
-    model, seed or options (`guard` and `asr` count by their names)."""
+    model, seed or options (of a `guard` or `asr` of your own only that there is one). What has no letter, digit, tag
+    or note, such as `* * *`, is not spoken."""
     check_choice(best_of, retries, guard, asr)
     shelf = None if resume_folder is None else Shelf(resume_folder)
     if seed is None and shelf is not None:
         seed = shelf.plan.get("seed")
     (seed,) = row_seeds(1, seed)
-    lines = parse_script(text) if isinstance(text, str) else list(text)
+    lines = spoken_lines(parse_script(text) if isinstance(text, str) else text)
     vocabulary, stages = model._vocabulary(), stage_options(model, options)
     cast = Cast(mode, stages[1].max_coarse_history / vocabulary.n_coarse_codebooks / vocabulary.coarse_rate_hz)
     words = " ".join(line.text for line in lines)
-    if not words.strip():
+    if not lines:
         raise ValueError("The text has no words to speak.")
     language = language or text_language(words[:_TELLING]) or "en"
     default = processor.voice(processor.pick_voice(voice, words[:_TELLING], seed))
     most = min(max_seconds, _ROOM * most_ids(model, stages[0]) / vocabulary.semantic_rate_hz)
     parts = list(parts_of(processor, lines, default, language, most, vocabulary.max_input_semantic_length))
-    for one in {part.who: part.voice for part in parts if part.voice is not None}.values():
+    given = {part.who: part.voice for part in parts if part.voice is not None}
+    for one in given.values():
         one.check_against(vocabulary)
-    speakers = list(dict.fromkeys(part.who for part in parts))
-    plan = {
-        "text": fingerprint([[part.text, part.ending, part.pause, speakers.index(part.who)] for part in parts]),
-        "voices": [list(one) for one in speakers],
-        "mode": mode,
-        "language": language,
-        "seed": seed,
-        "model": weights(model),
-        "options": [repr(stage) for stage in stages],
-        "guard": [best_of, retries, guard if isinstance(guard, bool) else "own", asr is not None],
-    }
+    cast.voices.update(given)
     if shelf is not None:
-        shelf.keep_to(plan)
+        speakers = list(dict.fromkeys(part.who for part in parts))
+        shelf.keep_to({
+            "text": fingerprint([[part.text, part.ending, part.pause, speakers.index(part.who)] for part in parts]),
+            "voices": [list(one) for one in speakers],
+            "mode": mode,
+            "language": language,
+            "seed": seed,
+            "model": weights(model),
+            "options": [repr(stage) for stage in stages],
+            "guard": [best_of, retries, guard if isinstance(guard, bool) else "own", asr is not None],
+        })  # fmt: skip
     speak = partial(speak_well, model, processor, seed=seed, batch_size=batch_size, best_of=best_of, retries=retries,
                     guard=guard, language=language, asr=asr, **options)  # fmt: skip
     rate = model.generation_config.sample_rate

@@ -34,13 +34,15 @@ class BarkPipeline(TextToAudioPipeline):
         self.voice_preset, self.seed = voice_preset, seed
 
     def __call__(self, text_inputs, *, voice_preset: Any = None, seed: int | list[int] | None = None, **kwargs):
-        """text_inputs: a text, a list of texts, or an iterable of texts (then an iterator of results comes back).
+        """text_inputs: a text, a list of texts, or an iterable or dataset of texts (then an iterator of results).
 
         Other keywords: `batch_size`, `generate_kwargs` and `forward_params` (dicts for `generate`)."""
         voice_preset = self.voice_preset if voice_preset is None else voice_preset
         seed = self.seed if seed is None else seed
-        if not isinstance(text_inputs, Iterable):
-            raise ValueError(f"Pass a text, a list or another iterable of texts, got {text_inputs!r}.")
+        try:
+            iter(text_inputs)  # a dataset need not be an `Iterable`: transformers' KeyDataset has indices alone
+        except TypeError:
+            raise ValueError(f"Pass a text, a list or another iterable of texts, got {text_inputs!r}.") from None
         alone = isinstance(text_inputs, str)
         texts: Any = [text_inputs] if alone else text_inputs
         if not isinstance(texts, list | tuple):

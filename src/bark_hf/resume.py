@@ -68,9 +68,11 @@ def fingerprint(value: Any) -> str:
 
 
 def weights(model) -> str:
-    """16 hex digits for a model: of each tensor its name, type, shape and first numbers, on any device the same."""
+    """16 hex digits for a model: of each tensor its name, type, shape and first numbers, on any device the same.
+
+    A tensor that is offloaded (on the meta device) stands for itself without numbers."""
     digest = hashlib.sha256()
     for name, tensor in chain(model.named_parameters(), model.named_buffers()):
-        first = tensor.detach().flatten()[:16].float().cpu().numpy()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode() + first.tobytes())
+        first = b"" if tensor.is_meta else tensor.detach().flatten()[:16].float().cpu().numpy().tobytes()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode() + first)
     return digest.hexdigest()[:16]

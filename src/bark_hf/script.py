@@ -25,29 +25,29 @@ Event = str | dict[str, Any]  # words, or what changes before the words to come
 class Line:
     """Words without a break in who speaks.
 
-    voice: what the voice map or [voice:name] says, None is the default voice. speaker: the name before the colon.
+    voice: a name, or what the voice map has for one; None is the default voice. speaker: the name before the colon.
     pause: seconds of silence before it. paragraph: counted from 0. The last line of a script has no text where the
     script ends in a pause."""
 
     text: str
-    voice: str | None
+    voice: Any
     speaker: str | None
     pause: float = 0.0
     paragraph: int = 0
 
 
-def parse_script(text: str, voices: Mapping[str, str] | None = None) -> list[Line]:
+def parse_script(text: str, voices: Mapping[str, Any] | None = None) -> list[Line]:
     """Marked-up text -> its lines; white space is folded, blank lines part paragraphs.
 
     `Name: words` at a line's start is that speaker's turn, for the names in `voices` alone; it lasts until the next
     turn or the end of the paragraph. [voice:name] changes the voice for as long, or until the next one: to what
     `voices` has under the name, else to the name itself. [pause:1.5s], [pause:1.5] and [pause 300ms] are silence, and
-    add up. Other tags ([laughs], [MAN]) are Bark's own and stay in the text.
+    add up. Other tags ([laughs], [MAN]) are Bark's own and stay in the text. `voices` may also hold voices themselves.
     Raises ValueError, with the line's number, for marks that are not complete and pauses beyond 0 to 60 seconds."""
     return _lines(_text_events(text, voices or {}))
 
 
-def read_script(source: str | Path, voices: Mapping[str, str] | None = None) -> list[Line]:
+def read_script(source: str | Path, voices: Mapping[str, Any] | None = None) -> list[Line]:
     """A script, or the file at a `Path`, -> its lines; JSON where it begins as such or the file's name ends in .json.
 
     JSON is a list of lines, {"speaker": ..., "text": ..., "voice": ..., "pause": seconds}, of which `text` is needed,
@@ -98,7 +98,7 @@ def _lines(events: Iterable[Event]) -> list[Line]:
     return found + ([now] if now.pause else [])
 
 
-def _text_events(text: str, voices: Mapping[str, str]) -> Iterator[Event]:
+def _text_events(text: str, voices: Mapping[str, Any]) -> Iterator[Event]:
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             yield {"paragraph": None, "speaker": None, "voice": None}
@@ -111,7 +111,7 @@ def _text_events(text: str, voices: Mapping[str, str]) -> Iterator[Event]:
         yield from _mark_events(line, number, voices)
 
 
-def _json_events(lines: list, voices: Mapping[str, str]) -> Iterator[Event]:
+def _json_events(lines: list, voices: Mapping[str, Any]) -> Iterator[Event]:
     for number, given in enumerate(lines, 1):
         line = {key: value for key, value in given.items() if value is not None} if isinstance(given, dict) else {}
         if not _fits(line, _KEYS) or "text" not in line:
@@ -127,7 +127,7 @@ def _json_events(lines: list, voices: Mapping[str, str]) -> Iterator[Event]:
         yield from _mark_events(line["text"], number, voices)
 
 
-def _mark_events(text: str, number: int, voices: Mapping[str, str]) -> Iterator[Event]:
+def _mark_events(text: str, number: int, voices: Mapping[str, Any]) -> Iterator[Event]:
     """Words and what the marks between them change."""
     at = 0
     for mark in _MARK.finditer(text):

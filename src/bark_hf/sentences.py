@@ -64,6 +64,11 @@ def normalized(text: str) -> str:
     return "\n\n".join(paragraph for paragraph in paragraphs if paragraph)
 
 
+def is_spoken(text: str) -> bool:
+    """Whether there is anything to speak or sing: a letter, a digit, a tag or a note; not of `* * *` or `...`."""
+    return any(char.isalnum() or char == "♪" for char in text)
+
+
 def seconds_of(text: str, language: str | None = None) -> float:
     """Predicted seconds of a text, read aloud; without a language an alphabet is English and Han Chinese.
 

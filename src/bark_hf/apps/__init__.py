@@ -1,1 +1,1 @@
-"""The applications: what people start. Siblings do not import each other."""
+"""The command line: `cli` is what people start; `loading`, `speaking` and `terminal` are its parts."""

@@ -1,4 +1,4 @@
-"""`bark-hf`: speak, list and clone voices, convert checkpoints, measure speed. Parses, calls, prints.
+"""`bark-hf`: speak, list and clone voices, convert and train checkpoints, measure speed. Parses, calls, prints.
 
 Results go to files or stdout, talk goes to stderr; errors are one sentence and a non-zero exit code."""
 
@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -42,6 +42,10 @@ class Bits(str, Enum):
     floating = "float"
 
 
+LONG_ONLY = ("cast", "mode", "language", "resume", "best_of", "retries", "guard", "batch_size")  # options of `speak`
+VOICE_FILES = (".npz", ".safetensors")
+
+
 @app.command(
     epilog="""**Examples**
 
@@ -52,6 +56,7 @@ class Bits(str, Enum):
 `bark-hf speak --file book.txt --voice v2/en_speaker_6 --resume book.parts --captions book.srt -o book.mp3`"""
 )
 def speak(
+    context: typer.Context,
     text: Annotated[str | None, typer.Argument(help="What to say; `-` reads it from stdin.")] = None,
     output: Annotated[
         str, typer.Option("--output", "-o", help="WAV, FLAC, MP3, OGG, Opus, .pcm; `-` is stdout.")
@@ -72,7 +77,7 @@ def speak(
     stream: Annotated[bool, typer.Option("--stream", help="To stdout piece by piece, the first soon.")] = False,
     file: Annotated[Path | None, typer.Option("--file", "-f", help="A text or script of any length.")] = None,
     long: Annotated[bool, typer.Option("--long", help="The text may be of any length, as with --file.")] = False,
-    cast: Annotated[list[str] | None, typer.Option(help="NAME=VOICE of a speaker; may be repeated.")] = None,
+    cast: Annotated[list[str] | None, typer.Option(help="NAME=VOICE of a speaker, a preset or a file.")] = None,
     mode: Annotated[Mode, typer.Option(help="How a long text's chunks hang together.")] = Mode.fixed,
     language: Annotated[str | None, typer.Option(help="Of a long text: en, de, ...; by default found out.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Keep finished chunks in this folder, and go on there.")] = None,
@@ -83,7 +88,7 @@ def speak(
     captions: Annotated[Path | None, typer.Option(help="Word times as .srt, .vtt or .json.")] = None,
     report: Annotated[Path | None, typer.Option(help="What was made, chunk by chunk, as .json.")] = None,
     rate: Annotated[int | None, typer.Option(help="Hz, 8000 to 96000; by default the model's.")] = None,
-    bits: Annotated[Bits, typer.Option(help="Of WAV, FLAC and .pcm.")] = Bits.sixteen,
+    bits: Annotated[Bits | None, typer.Option(help="Of WAV, FLAC and .pcm; 16 by default.")] = None,
     loudness: Annotated[float | None, typer.Option(help="LUFS, such as -16; peaks stay below -1 dBTP.")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Samples alone to stdout, 16 bits, little endian.")] = False,
     no_metadata: Annotated[bool, typer.Option("--no-metadata", help="Note no model, voice or seed there.")] = False,
@@ -101,9 +106,17 @@ def speak(
     source = text if file is None else file
     if source is None or None not in (text, file):
         raise typer.BadParameter("Give a text, or a file with --file; not both.")
-    if stream and (file is not None or long or output != "-" or save_voice is not None):
+    is_long = file is not None or long
+    if stream and (is_long or output != "-"):
         raise ValueError("--stream is for one text to stdout: -o -. Texts of any length stream there by themselves.")
-    depth = "float" if bits is Bits.floating else int(bits.value)
+    if stream and not (save_voice is captions is report is None):
+        raise ValueError("--stream keeps nothing: leave it out for --save-voice, --captions or --report.")
+    if is_long and save_voice is not None:
+        raise ValueError("--save-voice is for one text; speak one sentence with it, and the long text with --voice.")
+    roles = _cast(cast or [])
+    if not is_long and (given := [name for name in LONG_ONLY if _is_given(context, name)]):
+        raise ValueError(f"--{given[0].replace('_', '-')} is for texts of any length: add --long, or name a --file.")
+    depth = None if bits is None else "float" if bits is Bits.floating else int(bits.value)
     target = Target(output, rate, depth, loudness, raw, captions, report, not no_metadata)
     target.check()
     options = {
@@ -117,12 +130,10 @@ def speak(
     options = {name: value for name, value in options.items() if value is not None}
     if save_voice is not None:
         need_folder(save_voice)
-        if save_voice.suffix not in (".npz", ".safetensors"):
+        if save_voice.suffix not in VOICE_FILES:
             raise ValueError(f"--save-voice needs a name that ends in .npz or .safetensors, not {save_voice.name}.")
-    roles = _cast(cast or [])
     if source == "-":
         source = sys.stdin.read()
-    is_long = file is not None or long
     lines = read_script(source, roles) if is_long else []
     bark, processor = load(model, device, dtype, quiet)
     if int8:
@@ -359,25 +370,32 @@ def _listed_numbers(name: str, text: str) -> tuple[int, ...]:
         raise ValueError(f"--{name} takes whole numbers with commas, like 1,8; got {text!r}.") from None
 
 
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def _voice(voice: str | None, processor):
     """A preset's name wins; what ends like a voice file is a path."""
-    if voice is not None and voice not in processor.voices and voice.endswith((".npz", ".safetensors")):
+    if voice is not None and voice not in processor.voices and voice.endswith(VOICE_FILES):
         return Path(voice)
     return voice
 
 
-def _cast(pairs: list[str]) -> dict[str, str]:
-    """`NAME=VOICE` of each speaker."""
+def _cast(pairs: list[str]) -> dict[str, Any]:
+    """`NAME=VOICE` of each speaker: a preset's name, or the voice itself where it is a file."""
+    from ..voices import Voice
+
     roles = dict(pair.partition("=")[::2] for pair in pairs)
     if wrong := [pair for pair in pairs if "=" not in pair or not all(pair.partition("=")[::2])]:
         raise ValueError(f"--cast takes NAME=VOICE, such as Anna=v2/en_speaker_9; got {wrong[0]!r}.")
-    return roles
+    return {name: Voice.load(voice) if voice.endswith(VOICE_FILES) else voice for name, voice in roles.items()}
 
 
 def _voice_names(recordings: list[Path], output: Path) -> list[str]:
     """Names from the recordings' own, after a check that the output can hold as many."""
     need_folder(output)
-    if output.suffix not in (".npz", ".safetensors"):
+    if output.suffix not in VOICE_FILES:
         raise ValueError(f"A voice is saved as .npz or .safetensors; --output is {output.name}.")
     if len(recordings) > 1 and output.suffix != ".safetensors":
         raise ValueError(f"Several voices are saved as one .safetensors; --output is {output.name}.")
@@ -413,9 +431,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         warnings.showwarning = lambda message, *rest, **more: say(f"warning: {message}")
         try:
             app(args=arguments, standalone_mode=True)
-        except KeyboardInterrupt:
-            say("interrupted")
-            sys.exit(130)
-        except (ValueError, TypeError, OSError, RuntimeError) as error:
+        except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
             say(f"error: {error}")
             sys.exit(1)

@@ -1,10 +1,10 @@
 """What `bark-hf speak` does between the loaded model and the file: one text, a stream of it, or a text of any length.
 
-Knows nothing of the command line's options; what can be wrong with files is asked before the long work."""
+Knows nothing of how the command line is read; what can be wrong with the output is asked before the long work."""
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ CAPTIONS: dict[str, Callable[[list[Word]], str]] = {
     ".vtt": lambda words: to_vtt(cues(words)),
     ".json": to_json,
 }
+_VOICES = 64  # fingerprints of 16 letters, that find room in a file's comment
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Target:
 
     path: str
     rate: int | None = None  # Hz; by default the model's
-    bits: int | str | None = None
+    bits: int | str | None = None  # by default the format's own
     loudness: float | None = None  # LUFS
     raw: bool = False
     captions: Path | None = None
@@ -38,27 +39,34 @@ class Target:
     metadata: bool = True
 
     def check(self) -> None:
-        """Raises ValueError for what could not be written in the end."""
-        if self.path != "-":
-            check_ending(self.path, self.rate or 24_000, self.bits)
+        """Raises ValueError for what could not be written in the end, ImportError for what that would lack."""
+        check_ending(f"x{self._ending}" if self.path == "-" else self.path, self.rate or 24_000, self.bits)
         if self.captions is not None and self.captions.suffix not in CAPTIONS:
             raise ValueError(f"Captions are written as {', '.join(CAPTIONS)}; got {self.captions.name}.")
         for path in (Path(self.path), self.captions, self.report):
             if path is not None and not path.parent.is_dir():
                 raise ValueError(f"There is no folder {path.parent} to write {path.name} into.")
-        if (self.raw or self.loudness is not None) and (self.raw != (self.path == "-")):
+        if (self.raw and self.path != "-") or (self.loudness is not None and self.path == "-"):
             raise ValueError("--raw is for stdout (-o -), --loudness for files: it needs all of the audio at once.")
+        self._shaped(np.zeros(1, np.float32), 24_000)
+
+    @property
+    def _ending(self) -> str:
+        """The format of what goes to stdout."""
+        return ".pcm" if self.raw else ".wav"
+
+    def _shaped(self, audio: np.ndarray, rate: int) -> tuple[np.ndarray, int]:
+        """Samples, resampled and brought to their loudness, and their rate."""
+        wanted = self.rate or rate
+        audio = resample(audio, rate, wanted)
+        return (audio if self.loudness is None else to_loudness(audio, wanted, self.loudness).audio), wanted
 
     def write(self, audio: np.ndarray, rate: int, metadata: dict[str, str]) -> None:
         """All of it, resampled and brought to its loudness."""
-        wanted = self.rate or rate
-        if wanted != rate:
-            audio = resample(audio, rate, wanted)
-        if self.loudness is not None:
-            audio = to_loudness(audio, wanted, self.loudness).audio
+        audio, wanted = self._shaped(audio, rate)
         metadata = metadata if self.metadata else {}
         if self.path == "-":
-            sys.stdout.buffer.write(audio_bytes(audio, wanted, ".pcm" if self.raw else ".wav", metadata, self.bits))
+            sys.stdout.buffer.write(audio_bytes(audio, wanted, self._ending, metadata, self.bits))
             sys.stdout.buffer.flush()
         else:
             write_audio(self.path, audio, wanted, metadata, self.bits)
@@ -98,16 +106,23 @@ def speak_one(
 
 def stream_one(model, processor, text: str, history, seed: int, name: str, target: Target, **options) -> str:
     """The same to stdout, piece by piece."""
-    rate = model.generation_config.sample_rate
-    pipe = target.pipe(rate, metadata_of(name, history, seed))
-    return f"{_drain(model.stream(**processor(text, voice_preset=history), seed=seed, **options), pipe) / rate:.2f} s"
+    rate, samples = model.generation_config.sample_rate, 0
+    pieces = model.stream(**processor(text, voice_preset=history), seed=seed, **options)
+    pipe = target.pipe(rate, metadata_of(name, history, seed))  # writes a header: only now, when all is checked
+    for piece in pieces:
+        pipe.write(piece)
+        samples += len(piece)
+    return f"{samples / rate:.2f} s of audio"
 
 
-def speak_all(model, processor, lines, voice, seed: int | None, name: str, target: Target, **options) -> str:
+def speak_all(
+    model, processor, lines, voice, seed: int | None, name: str, target: Target, *, best_of: int = 1, **options
+) -> str:
     """A text of any length, chunk by chunk; to stdout each is written when it is there."""
-    speech = speak_long(model, processor, lines, voice=voice, seed=seed, **options)
+    speech = speak_long(model, processor, lines, voice=voice, seed=seed, best_of=best_of, **options)
     rate, pieces, words = speech.sampling_rate, [], []
-    metadata = metadata_of(name, None, speech.seed)
+    voices = ", ".join(speech.given[:_VOICES]) or None
+    metadata = provenance(model=name, voice=voices, seed=speech.seed)
     pipe = target.pipe(rate, metadata) if target.path == "-" else None
     samples = 0
     for piece in speech:
@@ -124,18 +139,10 @@ def speak_all(model, processor, lines, voice, seed: int | None, name: str, targe
         target.write(np.concatenate(pieces), rate, metadata)
     target.caption(words)
     target.tell({"seed": speech.seed, "sampling_rate": rate, "seconds": samples / rate, "chunks": speech.chunks})
-    redone = sum(len(chunk["attempts"]) > 1 for chunk in speech.chunks)
+    redone = sum(len(chunk["attempts"]) > best_of for chunk in speech.chunks)
     return (
         f"{samples / rate:.1f} s of audio in {len(speech.chunks)} chunks, {redone} of them redone, seed {speech.seed}"
     )
-
-
-def _drain(pieces: Iterator[np.ndarray], pipe: PcmStream) -> int:
-    samples = 0
-    for piece in pieces:
-        pipe.write(piece)
-        samples += len(piece)
-    return samples
 
 
 def metadata_of(name: str, history, seed: int) -> dict[str, str]:
