@@ -137,6 +137,13 @@ def test_no_level_clips():
     assert np.abs(over).max() == pytest.approx(3 * np.abs(CHUNKS[2]).max())  # as it came
 
 
+def test_pauses_that_a_script_adds_up_may_be_long():
+    """Each mark is 60 s at most; two in a row must not stop a book in its middle."""
+    joiner = Joiner(RATE)
+    joiner.add(CUT[0], "clause", 120)
+    assert len(joiner.add(CUT[1], "clause")) > 119 * RATE
+
+
 def test_silent_chunks_add_a_pause_alone():
     joiner = Joiner(RATE)
     parts = [joiner.add(np.zeros(RATE), "paragraph"), joiner.add(np.zeros(0), "clause")]
@@ -198,8 +205,8 @@ def test_what_cannot_be_joined_is_said():
     for wrong in (np.zeros((2, 9)), np.array([np.nan])):
         with pytest.raises(ValueError, match="finite samples"):
             joiner.add(wrong, "clause")
-    for pause in (-1, 61, float("nan")):
-        with pytest.raises(ValueError, match="0 to 60 seconds"):
+    for pause in (-1, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="0 or more"):
             joiner.add(CUT[0], "clause", pause)
         with pytest.raises(ValueError, match="'clause' is"):
             Joiner(RATE, {"clause": pause})

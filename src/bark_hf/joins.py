@@ -3,6 +3,7 @@
 Knows nothing of texts or models. Waves are (N,) float samples; what it gives depends on what it was given alone, so
 a joiner that broke off is made again from the same chunks."""
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -141,6 +142,6 @@ def _zero_crossing(wave: np.ndarray, at: int, reach: int) -> int:
 
 
 def _check_pause(name: str, seconds: float) -> float:
-    if not 0 <= seconds <= 60:
-        raise ValueError(f"A pause is 0 to 60 seconds; {name!r} is {seconds}.")
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"A pause is a number of seconds, 0 or more; {name!r} is {seconds}.")
     return float(seconds)
