@@ -7,6 +7,7 @@ from pathlib import Path
 import soundfile
 
 from bark_hf import BarkModel, BarkProcessor
+from bark_hf.audio import provenance
 from bark_hf.files import whole_file
 from bark_hf.longform import LongProgress, speak_long
 from bark_hf.script import read_script
@@ -18,7 +19,10 @@ def main(source: str, book: str, output: str, voice: str | None = None) -> None:
     speech = speak_long(
         model, processor, read_script(Path(book)), voice=voice, resume_folder=f"{output}.parts", progress=say
     )
+    origin = provenance(model=Path(source).name, voice=", ".join(speech.given) or None, seed=speech.seed)
     with whole_file(output) as beside, soundfile.SoundFile(beside, "w", speech.sampling_rate, 1) as file:
+        for field, note in origin.items():  # that it was made, with what
+            setattr(file, field, note)
         for piece in speech:  # a player could begin with the first one
             file.write(piece.audio)
     Path(output).with_suffix(".json").write_text(json.dumps(speech.chunks, indent=2))  # texts, times, what was retried

@@ -1,6 +1,7 @@
 """The example scripts run as they are, on the small goldens' checkpoint."""
 
 import io
+import json
 import runpy
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from datasets import Dataset
 
 from bark_hf import BarkModel, BarkProcessor
+from bark_hf.audio import read_metadata
 from bark_hf.vocabulary import Vocabulary
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -33,6 +35,19 @@ def test_go_on_in_one_voice_joins_the_sentences(small, tmp_path, monkeypatch, ca
     run(monkeypatch, "go_on_in_one_voice.py", small.checkpoint, wav, stdin="Hello the music. And a song!\nHello?")
     assert "3/3: Hello?" in capsys.readouterr().err
     assert soundfile.info(wav).frames > 0
+
+
+def test_a_book_is_one_file_that_says_how_it_was_made(small, tmp_path, monkeypatch, capsys):
+    book, wav = tmp_path / "book.txt", tmp_path / "book.wav"
+    book.write_text("Hello, my dog.\n\nAnd a song!", encoding="utf-8")
+    run(monkeypatch, "audiobook.py", small.checkpoint, book, wav)
+    chunks = json.loads(wav.with_suffix(".json").read_text())
+    assert [chunk["text"] for chunk in chunks] == ["Hello, my dog.", "And a song!"]
+    assert "2/2 chunks" in capsys.readouterr().err
+    assert json.loads(read_metadata(wav)["comment"])["model"] == Path(small.checkpoint).name
+    made = wav.read_bytes()
+    run(monkeypatch, "audiobook.py", small.checkpoint, book, wav)  # from the finished chunks
+    assert wav.read_bytes() == made
 
 
 def tokenized(small, folder):
