@@ -173,7 +173,7 @@ def _index(source: str | Path, index: Path, hub: dict) -> dict[str, _InIndex]:
 def _model_rates(config: Path) -> tuple[float, float]:
     """Of a model's generation_config.json; Bark's where it says none."""
     given = json.loads(config.read_text(encoding="utf-8"))
-    semantic, coarse = (given.get(name, {}) for name in ("semantic_config", "coarse_acoustics_config"))
+    semantic, coarse = (given.get(name) or {} for name in ("semantic_config", "coarse_acoustics_config"))
     return semantic.get("semantic_rate_hz", RATES[0]), coarse.get("coarse_rate_hz", RATES[1])
 
 
