@@ -22,7 +22,7 @@ from transformers.audio_utils import hertz_to_mel, mel_filter_bank, mel_to_hertz
 BANDS, GAINS = 40, 1  # mel bands, and how many gains each has in a frame
 EVERY = 2  # multiples of the frame rate are the pitch: 100 Hz
 FADE = 80  # samples in which a snippet rises and falls
-WINDOW = 512  # samples in which loudness is measured
+WINDOW = 400  # samples in which loudness is measured
 FLOOR = 1e-10  # the least power of a band, of a snippet's at full scale
 SCALE = 4.0  # standard deviation of a frame's first number
 OFFSET = 100.0  # of the decoder's coefficients, whose size in average speech is 1
@@ -33,7 +33,7 @@ RIDGE = 1e-5  # of the readout's least squares, a frame
 SHAPE: dict[str, Any] = {
     "num_filters": 32,
     "upsampling_ratios": [4, 2, 40],
-    "hidden_size": 40,
+    "hidden_size": 18,
     "num_residual_layers": 0,
 }
 PIECE = 500  # frames that go through the encoder at once
@@ -79,7 +79,9 @@ def start_as_vocoder(codec: EncodecModel, waves: Sequence[Tensor], seed: int = 0
 
 
 class Loudness:
-    """(N,) waveforms as frames (T, D): the principal components of their bands' logarithmic gains."""
+    """(N,) waveforms as frames (T, D): the cosine transform over bands of their logarithmic gains, its first numbers.
+
+    What is left out is how single harmonics rise and fall in the bands: pitch, which the decoder cannot give back."""
 
     def __init__(self, config: EncodecConfig, waves: Sequence[Tensor]):
         self.hop, self.rate = config.hop_length, config.sampling_rate
@@ -94,9 +96,8 @@ class Loudness:
         self.unit = self.power(all_on)[20:80].mean((0, 1))
         logs = torch.cat([self.logs(wave) for wave in waves[:200]])
         self.mean, self.top = logs.mean(0), logs.amax(0) + 0.5  # louder gains than these are cut by the bend
-        variances, axes = torch.linalg.eigh(torch.cov((logs - self.mean).T))
-        self.axes = axes.flip(1)[:, : config.hidden_size]
-        self.scale = SCALE / variances[-1].sqrt()
+        self.axes = _cosines(GAINS * BANDS)[: config.hidden_size].T
+        self.scale = SCALE / ((logs - self.mean) @ self.axes[:, 0]).std()
 
     def power(self, wave: Tensor) -> Tensor:
         """(N,) -> (T, GAINS, BANDS) of what one snippet at full gain has."""
