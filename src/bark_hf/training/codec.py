@@ -86,6 +86,13 @@ class CodecTrainingArguments(TrainingArguments):
         default=1.0, metadata={"help": "Share of the steps after which only the decoder learns; 1: never."}
     )
     codebook_decay: float = field(default=0.95, metadata={"help": "What a codebook keeps of itself in a step."})
+    split: int = field(
+        default=0,
+        metadata={
+            "help": "The first codebook starts with a frame's first so many numbers, the second with the others: of a "
+            "vocoder's, in order of variance, a stage can then foretell both. 0: all start with all that is left."
+        },
+    )
     quantizer_dropout: bool = field(
         default=False, metadata={"help": "Each batch uses the first few codebooks only, a number drawn for it."}
     )
@@ -113,6 +120,8 @@ class CodecTrainingArguments(TrainingArguments):
             )
         if not 0 <= self.freeze_encoder_from <= 1:
             raise ValueError(f"--freeze_encoder_from must be 0 to 1, got {self.freeze_encoder_from}.")
+        if self.split < 0:
+            raise ValueError(f"--split must be 0 or a count of a frame's numbers, got {self.split}.")
         if not 0 < self.eval_share < 1:
             raise ValueError(f"--eval_share must be above 0 and below 1, got {self.eval_share}.")
         super().__post_init__()
@@ -170,7 +179,7 @@ class Phases(TrainerCallback):
         if state.global_step >= args.first_quantized_step and not model.quantizing:
             size = args.per_device_train_batch_size
             starts = range(0, len(self.crops), size)
-            model.start_quantizing([_batch(self.crops, i, size, args.device) for i in starts])
+            model.start_quantizing([_batch(self.crops, i, size, args.device) for i in starts], args.split)
         model.encoder_frozen = state.global_step >= args.first_frozen_step
 
 

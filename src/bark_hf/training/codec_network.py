@@ -136,12 +136,18 @@ class CodecForTraining(nn.Module):
         return {"loss": loss, "mel": mel.detach(), **found}
 
     @torch.no_grad()
-    def start_quantizing(self, batches: list[Tensor]) -> None:
-        """Codebooks from the frames of many (B, N) waveforms, one after the other by k-means; used from now on."""
-        left = torch.cat([self.codec.encoder(batch[:, None]).transpose(1, 2).flatten(0, 1) for batch in batches])[None]
+    def start_quantizing(self, batches: list[Tensor], split: int = 0) -> None:
+        """Codebooks from the frames of many (B, N) waveforms, one after the other by k-means; used from now on.
+
+        split: the first codebook is made of the frames' first so many numbers alone and the second of the others,
+        while what is left of all goes to the rest; 0: every codebook is made of all that is left."""
+        frames = torch.cat([self.codec.encoder(batch[:, None]).transpose(1, 2).flatten(0, 1) for batch in batches])
+        first = (torch.arange(frames.shape[1]) < split).to(frames)
+        parts = [first, 1 - first] if split else []
+        left = frames[None]
         self.quantizer.train()
-        for layer in self.quantizer.layers:
-            quantized, *_ = layer(left)
+        for number, layer in enumerate(self.quantizer.layers):
+            quantized, *_ = layer(left * parts[number] if number < len(parts) else left)
             left = left - quantized
         self.quantizer.train(self.training)
         self.quantizing.fill_(True)
