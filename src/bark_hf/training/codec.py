@@ -90,7 +90,7 @@ class CodecTrainingArguments(TrainingArguments):
         default=0,
         metadata={
             "help": "The first codebook starts with a frame's first so many numbers, the second with the others: of a "
-            "vocoder's, in order of variance, a stage can then foretell both. 0: all start with all that is left."
+            "vocoder's, from coarse to fine, a stage can then foretell both. 0: all start with all that is left."
         },
     )
     quantizer_dropout: bool = field(
