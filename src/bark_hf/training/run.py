@@ -101,8 +101,8 @@ class StageTrainingArguments(TrainingArguments):
     muon: float = field(
         default=0.0,
         metadata={
-            "help": "Above 0: matrices of the blocks learn by Muon, at so many times --learning_rate; 3 is for training "
-            "from nothing."
+            "help": "Above 0: matrices of the blocks learn by Muon, at so many times --learning_rate; 3 is for "
+            "training from nothing."
         },
     )
     train_sampling_strategy: str = field(
