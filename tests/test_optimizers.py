@@ -104,8 +104,10 @@ def test_a_run_goes_on_where_it_was(tiny, small, tmp_path):
 
 
 def test_what_cannot_be_is_said(tiny, small, tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match="--muon must be 0"):
-        main([*prepared(tiny, small, tmp_path), "--muon", "-1"])
+    options = prepared(tiny, small, tmp_path)
+    for wrong in ("-1", "nan", "inf"):
+        with pytest.raises(ValueError, match="--muon must be 0"):
+            main([*options, "--muon", wrong])
     monkeypatch.delattr(torch.optim, "Muon")
     with pytest.raises(ImportError, match=r"Muon needs torch 2\.9 or later"):
         optimizer(network())

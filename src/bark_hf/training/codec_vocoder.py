@@ -98,6 +98,8 @@ class Loudness:
         self.mean, self.top = logs.mean(0), logs.amax(0) + 0.5  # louder gains than these are cut by the bend
         self.axes = _cosines(GAINS * BANDS)[: config.hidden_size].T
         self.scale = SCALE / ((logs - self.mean) @ self.axes[:, 0]).std()
+        smooth = (logs - self.mean) @ self.axes @ self.axes.T + self.mean
+        self.lost = 0.5 * ((2 * logs).exp().mean(0) / (2 * smooth).exp().mean(0)).log()  # of a band's loudness
 
     def power(self, wave: Tensor) -> Tensor:
         """(N,) -> (T, GAINS, BANDS) of what one snippet at full gain has."""
@@ -127,7 +129,8 @@ def start_decoder(codec: EncodecModel, target: Loudness) -> None:
     weight, bias = _small(first), torch.zeros(first.out_channels)
     weight[: gains + 1] = 0
     weight[:gains, : target.axes.shape[1], -1] = target.axes / target.scale
-    bias[:gains], bias[gains] = target.mean - target.top, 1  # ELU: gain - 1; and the channel that is always 1
+    bias[:gains] = target.mean + target.lost - target.top  # ELU: gain - 1
+    bias[gains] = 1  # the channel that is always 1
     _put(first, weight, bias)
 
     snippets = target.snippets.reshape(gains, -1, joined, block) * target.top.exp()[:, None, None, None]

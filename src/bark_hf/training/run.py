@@ -119,7 +119,7 @@ class StageTrainingArguments(TrainingArguments):
     resume: bool = field(default=True, metadata={"help": "Go on from the last whole checkpoint of --output_dir."})
 
     def __post_init__(self):
-        if self.muon < 0:
+        if not 0 <= self.muon < float("inf"):
             raise ValueError(f"--muon must be 0 (off) or more, got {self.muon:g}.")
         if self.eval_steps is None:
             self.eval_steps = self.save_steps
