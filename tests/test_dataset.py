@@ -286,6 +286,33 @@ def test_ids_and_codes_of_different_length_are_no_row(tmp_path, tools, monkeypat
     assert report["dropped"]["mismatch"]["examples"] == ["0.wav: semantic ids of 0.50 s, codes of 1.00 s"]
 
 
+def test_ids_that_a_row_brings_are_taken_and_others_made(tmp_path, tools):
+    """Such as Bark's own, of audio that it made."""
+    rows = table(tmp_path / "in", 4, semantic_ids=[[7] * 50, None, [99_999] * 50, []])
+    made, report = tokenize_corpus(load_corpus(rows), **tools, output=tmp_path / "out")
+    assert made["source"][:] == ["0.wav", "1.wav"]
+    assert made["semantic_ids"][0] == [7] * 50
+    without, _ = tokenize_corpus(load_corpus(rows.remove_columns("semantic_ids")), **tools, output=tmp_path / "other")
+    assert made["semantic_ids"][1] == without["semantic_ids"][1] != without["semantic_ids"][0]
+    size = tools["vocabulary"].semantic_vocab_size
+    assert report["dropped"]["semantic ids"]["examples"] == [
+        f"2.wav: 99999 to 99999, must be 0 to {size - 1}",
+        "3.wav: none",
+    ]
+    assert made["codes"][0] == without["codes"][0]
+
+
+def test_ids_in_a_table_of_lines_are_read_and_others_refused(tmp_path):
+    folder = tmp_path / "in"
+    record(folder / "0.wav", 0)
+    row = {"file_name": "0.wav", "text": "hello", "semantic_ids": [1, 2, 3]}
+    (folder / "metadata.jsonl").write_text(json.dumps(row))
+    assert load_corpus(folder)["semantic_ids"][:] == [[1, 2, 3]]
+    (folder / "metadata.jsonl").write_text(json.dumps({**row, "semantic_ids": "1 2 3"}))
+    with pytest.raises(ValueError, match=r"semantic_ids column .* must hold lists of integers"):
+        load_corpus(folder)
+
+
 @given(st.integers(6, 1600), st.integers(-4, 4), st.integers(-6, 6))
 def test_kept_ids_and_codes_belong_to_each_other(semantic_tokenizer, ids, more_ids, more_frames):
     """Whatever a tokenizer and a codec round to: T is what Bark makes of S, and little is lost, little apart."""

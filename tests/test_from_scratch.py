@@ -29,7 +29,7 @@ GLOSSES = """
 def recipe(monkeypatch):
     """The scripts' folder as they see it, and a clean import of their modules."""
     monkeypatch.syspath_prepend(RECIPE)
-    for name in ("recipe", "texts", "make_data", "make_start", "finish"):
+    for name in ("recipe", "phones", "texts", "make_data", "make_start", "finish"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     return import_module
 
@@ -91,6 +91,16 @@ def test_no_ascii_word_is_unknown_to_the_tokenizer(recipe):
     assert len(tokenizer) <= 256
 
 
+def test_phones_become_the_ids_of_frames(recipe):
+    phones = recipe("phones")
+    said = "pau:0.060 hh:0.160 ay:0.190 pau:0.240\n"
+    names = [phones.PHONES[number // 3] + "123"[number % 3] for number in phones.semantic_ids(said, 0.27)]
+    assert " ".join(names) == "pau1 pau2 pau3 hh1 hh1 hh2 hh3 hh3 ay2 pau1 pau2 pau3 pau3"
+    assert len(phones.semantic_ids(said, 0.2)) == 10  # a recording that ends before its last phone
+    with pytest.raises(ValueError, match=r"flite says 'xx:0\.5'"):
+        phones.semantic_ids("pau:0.1 xx:0.5", 0.5)
+
+
 def test_a_folder_keeps_its_settings(recipe, tmp_path):
     scripts = recipe("recipe")
     work = scripts.begun(tmp_path / "w", "toy")
@@ -116,8 +126,8 @@ def test_the_bundled_model_will_fit(recipe, profile):
     model = new_bark(
         BarkCodec(codec_config(**settings["codec"]["config"])),
         settings["text_vocab_size"],
-        settings["units"]["config"]["vocab_size"],
-        50.0,
+        recipe("phones").VOCAB_SIZE,
+        recipe("phones").FRAME_RATE,
         windows=Windows(**settings["windows"]),
         **{name: Size(**stage["size"]) for name, stage in settings["stages"].items()},
     )
@@ -143,10 +153,16 @@ def made(tmp_path):
                 wave = speech(1.0 + 0.1 * number, pitch=90 + 30 * place, seed=number)
                 soundfile.write(path, wave, 16_000)
                 name = f"{voice}/{number}.wav"
-                lines.append(json.dumps({"file_name": name, "text": f"hello number {number}", "speaker": voice}))
+                row = {"file_name": name, "text": f"hello number {number}", "speaker": voice}
+                row["semantic_ids"] = [3 * place + number for _ in range(50 + 5 * number)]
+                lines.append(json.dumps(row))
         (tmp_path / part / "metadata.jsonl").write_text("\n".join(lines))
     toy = profiles["toy"]
-    for training in (toy["codec"]["training"], *(stage["training"] for stage in toy["stages"].values())):
+    for training in (
+        toy["codec"]["training"],
+        toy["units"]["training"],
+        *(stage["training"] for stage in toy["stages"].values()),
+    ):
         training.update(max_steps=2, save_steps=2)
     sys.path.insert(0, str(RECIPE))
     try:

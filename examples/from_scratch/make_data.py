@@ -1,4 +1,6 @@
-"""flite reads the texts: `train/` and `heldout/`, corpora for `load_corpus`. Recordings that are there stay."""
+"""flite reads the texts: `train/` and `heldout/`, corpora for `load_corpus`. Recordings that are there stay.
+
+flite also says which phone it speaks when: those are the semantic ids (`phones`)."""
 
 import json
 import shutil
@@ -7,8 +9,10 @@ import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import soundfile
+from phones import semantic_ids
 from recipe import begun, parser, say
 from texts import digest, held_out_texts, training_texts
 from tqdm import tqdm
@@ -19,26 +23,33 @@ from bark_hf.files import whole_file
 
 
 def speak(text: str, voice: str, path: Path) -> None:
-    """flite's reading as a FLAC file, whole or not there."""
-    if path.is_file():
+    """flite's reading as a FLAC file, and beside it what it said (`.lab`): each whole or not there."""
+    said = path.with_suffix(".lab")
+    if path.is_file() and said.is_file():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         wav = Path(folder) / "x.wav"
-        subprocess.run(["flite", "-voice", voice, "-t", text, "-o", wav], check=True, capture_output=True)
+        command = ["flite", "-voice", voice, "-psdur", "-t", text, "-o", wav]
+        made = subprocess.run(command, check=True, capture_output=True, text=True)
         samples, rate = read_audio(wav)
         write_audio(path, to_mono(samples), rate)
+    with whole_file(said) as beside:
+        beside.write_text(made.stdout.strip() + "\n", encoding="utf-8")
 
 
 def read_aloud(readings: list[tuple[str, str]], folder: Path, max_seconds: float) -> int:
     """(text, voice) pairs -> recordings and `metadata.jsonl`, without what is too long. Returns their number."""
 
-    def one(reading: tuple[str, str]) -> dict[str, str] | None:
+    def one(reading: tuple[str, str]) -> dict[str, Any] | None:
         text, voice = reading
-        name = f"{voice}/{digest(text)[:16]}.flac"
-        speak(text, voice, folder / name)
-        fits = soundfile.info(folder / name).duration <= max_seconds
-        return {"file_name": name, "text": text, "speaker": voice} if fits else None
+        path = folder / voice / f"{digest(text)[:16]}.flac"
+        speak(text, voice, path)
+        seconds = soundfile.info(path).duration
+        if seconds > max_seconds:
+            return None
+        ids = semantic_ids(path.with_suffix(".lab").read_text(encoding="utf-8"), seconds)
+        return {"file_name": f"{voice}/{path.name}", "text": text, "speaker": voice, "semantic_ids": ids}
 
     with ThreadPoolExecutor(cores()) as pool:
         bar = tqdm(pool.map(one, readings), total=len(readings), desc=folder.name, unit="recording")

@@ -3,22 +3,21 @@
 import string
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 
+from datasets import Dataset
+from phones import FRAME_RATE, VOCAB_SIZE
 from recipe import Work, opened, parser, say
-from texts import digest
-from tqdm import tqdm
 from transformers import BertTokenizer
 
 from bark_hf import BarkProcessor, BarkSemanticTokenizerConfig
-from bark_hf.audio import read_audio
 from bark_hf.codec import BarkCodec
-from bark_hf.files import whole_folder
 from bark_hf.modeling_semantic_tokenizer import BarkSemanticTokenizer
 from bark_hf.training.corpus import load_corpus
+from bark_hf.training.quantizer import QuantizerTrainingArguments, train_quantizer
 from bark_hf.training.scratch import Size, Windows, new_bark
 from bark_hf.training.stages import STAGES, save_composite
 
+HOP_LENGTH = round(16_000 / FRAME_RATE)
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -38,18 +37,23 @@ def text_tokenizer(texts: Iterable[str], vocab_size: int) -> BertTokenizer:
     return BertTokenizer(vocab={piece: number for number, piece in enumerate(pieces[:vocab_size])})
 
 
-def semantic_units(work: Work, recordings: list[str]) -> BarkSemanticTokenizer:
-    """k-means over the cepstra of some of the recordings, saved as `units/`; what is there stays."""
+def semantic_units(work: Work, corpus: Dataset) -> BarkSemanticTokenizer:
+    """An LSTM that hears the recordings' phones, saved as `units/`; what is there stays."""
     folder, settings = work.folder / "units", work.settings["units"]
     if not folder.is_dir():
-        units = BarkSemanticTokenizer(
-            BarkSemanticTokenizerConfig(features="mfcc", quantizer="kmeans", **settings["config"])
+        untrained = BarkSemanticTokenizer(
+            BarkSemanticTokenizerConfig(
+                features="mfcc", quantizer="lstm", vocab_size=VOCAB_SIZE, hop_length=HOP_LENGTH, **settings["config"]
+            )
         )
-        some = sorted(recordings, key=lambda path: digest(Path(path).name))[: settings["recordings"]]
-        waves = (read_audio(path)[0] for path in tqdm(some, desc="units", unit="recording"))
-        units.fit(waves, max_frames=settings["max_frames"])
-        with whole_folder(folder) as made:
-            units.save_pretrained(made)
+        rows = [
+            {"audio": audio["path"], "semantic_ids": ids}
+            for audio, ids in zip(corpus["audio"], corpus["semantic_ids"], strict=True)
+        ]
+        arguments = QuantizerTrainingArguments(str(work.folder / "units-trained"), **settings["training"])
+        made, metrics = train_quantizer(untrained, rows, arguments)
+        say(f"units: {metrics['eval_accuracy']:.0%} of frames right")
+        made.rename(folder)
     return BarkSemanticTokenizer.from_pretrained(folder).eval()
 
 
@@ -58,7 +62,7 @@ def main() -> None:
     settings = work.settings
     with work.timed("start"):
         corpus = load_corpus(work.folder / "train")
-        units = semantic_units(work, [audio["path"] for audio in corpus["audio"]])
+        units = semantic_units(work, corpus)
         tokenizer = text_tokenizer(corpus["text"], settings["text_vocab_size"])
         model = new_bark(
             BarkCodec.from_pretrained(work.folder / "codec" / "model"),

@@ -23,8 +23,10 @@ DELTA_KERNEL = (-0.2, -0.1, 0.0, 0.1, 0.2)  # slope of the least-squares line th
 @dataclass
 class BarkSemanticTokenizerOutput(ModelOutput):
     """logits: (B, S, vocab_size), whose argmax are the ids (k-means: negative squared distances);
-    lengths: (B,) frames of each row. What `logits` holds beyond a row's length means nothing."""
+    lengths: (B,) frames of each row. What `logits` holds beyond a row's length means nothing.
+    loss: the mean cross-entropy of `labels`, where they were given."""
 
+    loss: Tensor | None = None
     logits: Tensor | None = None
     lengths: Tensor | None = None
 
@@ -168,12 +170,17 @@ class BarkSemanticTokenizer(PreTrainedModel):
         """Semantic ids per second."""
         return self.config.frame_rate
 
-    def forward(self, input_values: Tensor, lengths: Tensor | None = None) -> BarkSemanticTokenizerOutput:
+    def forward(
+        self, input_values: Tensor, lengths: Tensor | None = None, labels: Tensor | None = None
+    ) -> BarkSemanticTokenizerOutput:
         """(B, N) waveforms, padded on the right, and their lengths (B,) in samples -> logits (B, S, vocab_size).
 
-        A whole waveform at once: `encode` goes in windows. Raises ValueError for a row too short for one frame."""
+        labels: (B, S) ids, -100 where there is none. A whole waveform at once: `encode` goes in windows. Raises
+        ValueError for a row too short for one frame."""
         features, lengths = self.features(input_values, lengths)
-        return BarkSemanticTokenizerOutput(logits=self.quantizer(features)[0], lengths=lengths)
+        logits = self.quantizer(features)[0]
+        loss = None if labels is None else nn.functional.cross_entropy(logits.transpose(1, 2), labels)
+        return BarkSemanticTokenizerOutput(loss=loss, logits=logits, lengths=lengths)
 
     def features(self, input_values: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """(B, N) waveforms and their lengths (B,) in samples -> (B, S, D) features and their lengths (B,) in frames.
@@ -219,24 +226,43 @@ class BarkSemanticTokenizer(PreTrainedModel):
         Raises ValueError for another quantizer or too little audio, ImportError without scikit-learn."""
         if not isinstance(self.quantizer, KMeansQuantizer):
             raise ValueError(f"`fit` learns k-means units; this model's `quantizer` is {self.config.quantizer!r}.")
-        standardized = self.config.features == "mfcc"  # their scales differ by decades, those of HuBERT do not
-        extract = self.mfcc.cepstra if standardized else self._extract
+        frames = self._some_frames(waves, seed, max_frames)
+        mean, std = self._moments(frames)
+        distance = self.quantizer.fit((frames - mean) / std, seed, iterations, batch_size)
+        self._take(mean, std)
+        return distance
+
+    @torch.no_grad()
+    def standardize(self, waves: Iterable[np.ndarray | Tensor], seed: int = 0, max_frames: int = 500_000) -> None:
+        """Learns the mean and deviation of MFCC features alone, from waveforms as in `fit`: before a quantizer is
+        trained (`training.quantizer`). HuBERT's features stay what they are."""
+        if self.config.features == "mfcc":
+            self._take(*self._moments(self._some_frames(waves, seed, max_frames)))
+
+    def _some_frames(self, waves: Iterable[np.ndarray | Tensor], seed: int, limit: int) -> np.ndarray:
+        """(M, D) features of `limit` frames at most, drawn evenly; MFCC as they are, not standardized."""
+        extract = self.mfcc.cepstra if self.config.features == "mfcc" else self._extract
         blocks = (
             features.float().cpu().numpy()
             for row, wave in enumerate(waves)
             for features in self._feature_windows(self._waveform(wave, row), extract)
         )
-        frames = sample_rows(blocks, max_frames, np.random.default_rng(seed))
+        frames = sample_rows(blocks, limit, np.random.default_rng(seed))
         if not len(frames):
             raise ValueError("There is no audio to learn from.")
-        if not standardized:
-            return self.quantizer.fit(frames, seed, iterations, batch_size)
+        return frames
+
+    def _moments(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(M, D) -> the mean and deviation (D,) to standardize MFCC by; those of HuBERT do not differ by decades."""
+        if self.config.features != "mfcc":
+            return np.zeros(frames.shape[1], np.float32), np.ones(frames.shape[1], np.float32)
         mean, std = (measure(frames, axis=0, dtype=np.float64).astype(np.float32) for measure in (np.mean, np.std))
-        std = std.clip(min=1e-5)
-        distance = self.quantizer.fit((frames - mean) / std, seed, iterations, batch_size)
-        self.mfcc.mean.copy_(torch.from_numpy(mean))
-        self.mfcc.std.copy_(torch.from_numpy(std))
-        return distance
+        return mean, std.clip(min=1e-5)
+
+    def _take(self, mean: np.ndarray, std: np.ndarray) -> None:
+        if self.config.features == "mfcc":
+            self.mfcc.mean.copy_(torch.from_numpy(mean))
+            self.mfcc.std.copy_(torch.from_numpy(std))
 
     def _ids(self, wave: Tensor) -> Iterator[Tensor]:
         """(N,) waveform -> its ids, window by window."""

@@ -1,4 +1,4 @@
-"""Speech corpora in the layouts in which they come, one layout out: `audio`, `text` and, where known, `speaker`.
+"""Speech corpora in the layouts in which they come, one layout out: `audio`, `text`, maybe `speaker`, `semantic_ids`.
 
 Knows nothing of tokens or models, and opens no audio file."""
 
@@ -17,7 +17,9 @@ NAMES = {  # what a column may be called; the first one that is there is taken
     "audio": ("audio", "file_name", "path", "file"),
     "text": ("text", "transcription", "transcript", "sentence", "normalized_text", "text_normalized"),
     "speaker": ("speaker", "speaker_id", "speaker_name", "client_id"),
+    "semantic_ids": ("semantic_ids",),
 }
+_OPTIONAL = ("speaker", "semantic_ids")
 _LJSPEECH = ("id", "text", "normalized_text")
 _ONLY = "train"  # how `datasets` calls what is not split
 
@@ -31,7 +33,8 @@ def load_corpus(
     text_column: str | None = None,
     speaker_column: str | None = None,
 ) -> Dataset:
-    """A corpus as a Dataset of `audio` (`path` and `bytes`, one of them, not decoded), `text` and maybe `speaker`.
+    """A corpus as a Dataset of `audio` (`path` and `bytes`, one of them, not decoded), `text` and, where they are
+    there, `speaker` and `semantic_ids` (lists of integers: Bark's own, of audio that it made).
 
     source: a folder with `metadata.csv` or `metadata.jsonl` (`file_name` and a text, the layout of `datasets`'
     AudioFolder) or such a file by any name; a folder like LJSpeech (`metadata.csv` of lines ID|text|normalized text,
@@ -111,7 +114,7 @@ def _from_table(path: Path) -> Dataset:
     if lacking:
         raise ValueError(f"{len(lacking)} of {len(rows)} rows of {path} have no file_name, the first is {lacking[0]}.")
     names = dict.fromkeys(name for row in rows for name in row)
-    columns: dict[str, list[str | None]] = {name: [_text(row.get(name)) for row in rows] for name in names}
+    columns: dict[str, list] = {name: [_text(row.get(name)) for row in rows] for name in names}
     columns["audio"] = [str(path.parent / row["file_name"]) for row in rows]
     return Dataset.from_dict(columns)
 
@@ -161,8 +164,8 @@ def _from_pairs(recordings: list[Path]) -> Dataset:
     return Dataset.from_dict({"audio": [str(path) for path in recordings], "text": texts})
 
 
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)
+def _text(value: Any) -> str | list | None:
+    return value if value is None or isinstance(value, list) else str(value)
 
 
 def _one_split(found: Mapping[str, Dataset], split: str | None, name: str) -> Dataset:
@@ -176,12 +179,12 @@ def _renamed(corpus: Dataset, given: Mapping[str, str | None], name: str) -> Dat
     """The columns that are wanted alone, under our names."""
     names = {}
     for ours, usual in NAMES.items():
-        chosen = given[ours]
+        chosen = given.get(ours)
         tried = usual if chosen is None else (chosen,)
         theirs = next((one for one in tried if one in corpus.column_names), None)
         if theirs is not None:
             names[theirs] = ours
-        elif chosen is not None or ours != "speaker":
+        elif chosen is not None or ours not in _OPTIONAL:
             raise ValueError(
                 f"{name} has no column {' or '.join(tried)} for the {ours}; it has {', '.join(corpus.column_names)}. "
                 f"Pass {ours}_column."
@@ -190,10 +193,12 @@ def _renamed(corpus: Dataset, given: Mapping[str, str | None], name: str) -> Dat
 
 
 def _undecoded(corpus: Dataset, name: str) -> Dataset:
-    audio, text = corpus.features["audio"], corpus.features["text"]
+    audio, text, ids = (corpus.features.get(column) for column in ("audio", "text", "semantic_ids"))
     texts = (Value("string"), Value("large_string"))
     if text not in texts:
         raise ValueError(f"The text column of {name} holds {text}; it must hold strings. Pass text_column.")
+    if ids is not None and "int" not in getattr(getattr(ids, "feature", None), "dtype", ""):
+        raise ValueError(f"The semantic_ids column of {name} holds {ids}; it must hold lists of integers.")
     known = isinstance(audio, Audio) or audio in (*texts, Value("binary"), Value("large_binary"))
     if not known and not (isinstance(audio, dict) and audio.keys() == {"bytes", "path"}):
         raise ValueError(

@@ -209,8 +209,10 @@ def _check_processes(num_proc: int, tokenizers: Tokenizers) -> None:
 
 
 def _described(row: Mapping[str, Any]) -> bytes:
-    """What tells a row from others: text, speaker, and a file's name, size and date, or its bytes."""
+    """What tells a row from others: text, speaker, ids, and a file's name, size and date, or its bytes."""
     told, audio = [row["text"], row.get("speaker")], row["audio"]
+    if row.get("semantic_ids") is not None:
+        told.append(row["semantic_ids"])
     if audio["bytes"] is not None:
         told.append(sha256([audio["bytes"]]))
     else:

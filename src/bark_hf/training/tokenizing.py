@@ -100,7 +100,9 @@ class Tokenizers(NamedTuple):
 
 @dataclass(frozen=True)
 class RowTokenizer:
-    """Rows of `audio` (`path` or `bytes`), `text` and maybe `speaker` to rows of the dataset."""
+    """Rows of `audio` (`path` or `bytes`), `text` and maybe `speaker` and `semantic_ids` to rows of the dataset.
+
+    Only rows without `semantic_ids` of their own get those of the semantic tokenizer."""
 
     tokenizers: Tokenizers
     min_seconds: float
@@ -111,7 +113,7 @@ class RowTokenizer:
         or `dropped`, a reason to count by, and `detail`."""
         made = [_or_dropped(self._heard, row) for row in rows]
         kept = [one for one in made if "dropped" not in one]
-        semantic, codes = self._encoded([one.pop("recording") for one in kept])
+        semantic, codes = self._encoded([one.pop("recording") for one in kept], [one.pop("own_ids") for one in kept])
         for one, ids, frames in zip(kept, semantic, codes, strict=True):
             one.update(_or_dropped(self.fitted, ids, frames))
         return made
@@ -137,6 +139,7 @@ class RowTokenizer:
             "speaker": None if speaker is None else str(speaker),
             "seconds": len(wave) / rate,
             "recording": (wave, rate),
+            "own_ids": self._own_ids(row.get("semantic_ids")),
         }
 
     def _text(self, text: str | None) -> tuple[str, list[int]]:
@@ -147,6 +150,14 @@ class RowTokenizer:
         if len(ids) > (most := self.tokenizers.vocabulary.max_input_semantic_length):
             raise _Dropped("text too long", f"{len(ids)} ids, at most {most}")
         return text, ids
+
+    def _own_ids(self, ids: Sequence[int] | None) -> Tensor | None:
+        if ids is None:
+            return None
+        size = self.tokenizers.vocabulary.semantic_vocab_size
+        if not ids or not 0 <= min(ids) <= max(ids) < size:
+            raise _Dropped("semantic ids", f"{min(ids)} to {max(ids)}, must be 0 to {size - 1}" if ids else "none")
+        return torch.tensor(ids)
 
     def _recording(self, audio: Mapping[str, Any]) -> tuple[np.ndarray, int]:
         file = audio["path"] if audio["bytes"] is None else io.BytesIO(audio["bytes"])
@@ -165,10 +176,18 @@ class RowTokenizer:
         return wave, rate
 
     @torch.inference_mode()
-    def _encoded(self, recordings: list[tuple[np.ndarray, int]]) -> tuple[list[Tensor], list[Tensor]]:
-        """Waves (N_i,) with their rates -> semantic ids (S_i,) and codes (K, T_i), on the CPU."""
+    def _encoded(
+        self, recordings: list[tuple[np.ndarray, int]], own_ids: list[Tensor | None]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Waves (N_i,) with their rates -> semantic ids (S_i,), their own where they have them, and codes (K, T_i)."""
         tokenizer, codec = self.tokenizers.semantic_tokenizer, self.tokenizers.codec
-        semantic = tokenizer.encode([resample(wave, rate, tokenizer.sampling_rate) for wave, rate in recordings])
+        heard = [
+            resample(wave, rate, tokenizer.sampling_rate)
+            for (wave, rate), ids in zip(recordings, own_ids, strict=True)
+            if ids is None
+        ]
+        made = iter(tokenizer.encode(heard))
+        semantic = [next(made) if ids is None else ids for ids in own_ids]
         waves = [torch.from_numpy(resample(wave, rate, codec.config.sampling_rate)) for wave, rate in recordings]
         codes = codec.encode_all(waves, self.tokenizers.vocabulary.n_fine_codebooks)
         return semantic, [one.cpu() for one in codes]
