@@ -80,3 +80,25 @@ def test_what_does_not_fit_is_said(codec):
         new_bark(codec, 100, 50, 50.0, n_codebooks=9, **options)
     with pytest.raises(ValueError, match="must hold the 130 semantic ids"):
         new_bark(codec, 100, 50, 50.0, windows=Windows(coarse_semantic=64, coarse_history=200), **options)
+
+
+def test_a_new_coarse_stage_looks_at_the_semantic_ids_of_its_moment(codec):
+    """Whatever the ids are, and without training; a stage that is random throughout does not."""
+    wide = Size(layers=1, heads=4, width=192)
+    stage = new_bark(codec, 100, 50, 50.0, semantic=SIZE, coarse=wide, fine=SIZE, windows=WINDOWS).coarse_acoustics
+    ids = torch.arange(30, 70)  # coarse ids of a window, two of each moment
+
+    def near(stage) -> float:
+        """The share of a head's attention to semantic ids that falls on those within five of the moment."""
+        random = torch.Generator().manual_seed(1)
+        codes = torch.randint(50, 114, (1, 120), generator=random)
+        semantic = torch.randint(0, 50, (1, WINDOWS.coarse_semantic), generator=random)
+        tokens = torch.cat([semantic, torch.tensor([[115]]), codes], 1)
+        with torch.no_grad():
+            weights = stage(input_ids=tokens, output_attentions=True).attentions[0][0, 0]
+        seen = weights[WINDOWS.coarse_semantic + 1 + ids, : WINDOWS.coarse_semantic]
+        away = (torch.arange(WINDOWS.coarse_semantic) - ids[:, None] / 2).abs()
+        return (seen[away <= 5].sum() / seen.sum()).item()
+
+    untrained = type(stage)(stage.config).eval()
+    assert near(stage) > 0.5 > 0.25 > near(untrained)

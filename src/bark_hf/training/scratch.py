@@ -12,6 +12,7 @@ from ..codec import BarkCodec
 from ..configuration_bark import BarkConfig
 from ..generation_configuration_bark import BarkGenerationConfig
 from ..modeling_bark import BarkModel
+from .timing import look_at_the_moment
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def new_bark(
     n_coarse_codebooks: int = 2,
     seed: int = 0,
 ) -> BarkModel:
-    """A `BarkModel` whose stages are random and whose codec is the given one.
+    """A `BarkModel` whose stages are random (the coarse one knows the time, see `timing`) and whose codec is given.
 
     text_vocab_size: ids of the text's tokenizer. semantic_vocab_size and semantic_rate_hz: units, and units a second,
     of the audio's tokenizer. Sample rate, frame rate and codes follow from the codec. Ids are laid out without gaps:
@@ -120,6 +121,7 @@ def new_bark(
             f"`windows.coarse_history` and `coarse_step` ({w.coarse_history} + {w.coarse_step} coarse ids)."
         )
     model._checked_generation_config()
+    look_at_the_moment(model.coarse_acoustics, w.coarse_semantic, ratio)
     return model.eval()
 
 
