@@ -93,3 +93,20 @@ def test_what_cannot_be_trained_is_said(tokenizer, tmp_path):
         train_quantizer(tokenizer, rows(1), arguments(tmp_path))
     with pytest.raises(ValueError, match="above 0 and below 1, got 1"):
         arguments(tmp_path, eval_share=1.0)
+
+
+def test_hubert_stays_what_it_is(tmp_path):
+    from transformers import HubertConfig
+
+    small = HubertConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, conv_dim=[8] * 7,
+        num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2,
+    )  # fmt: skip
+    tokenizer = BarkSemanticTokenizer(
+        BarkSemanticTokenizerConfig(hubert_config=small, feature_layer=1, vocab_size=4, hidden_size=8, num_layers=1)
+    )
+    before = {name: value.clone() for name, value in tokenizer.state_dict().items()}
+    train_quantizer(tokenizer, rows(6), arguments(tmp_path / "q", max_steps=2, save_steps=2))
+    changed = {name for name, value in tokenizer.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed
+    assert all(name.startswith("quantizer.") for name in changed)

@@ -256,8 +256,8 @@ class BarkSemanticTokenizer(PreTrainedModel):
         """(M, D) -> the mean and deviation (D,) to standardize MFCC by; those of HuBERT do not differ by decades."""
         if self.config.features != "mfcc":
             return np.zeros(frames.shape[1], np.float32), np.ones(frames.shape[1], np.float32)
-        mean, std = (measure(frames, axis=0, dtype=np.float64).astype(np.float32) for measure in (np.mean, np.std))
-        return mean, std.clip(min=1e-5)
+        mean, std = frames.mean(0, dtype=np.float64), frames.std(0, dtype=np.float64)
+        return mean.astype(np.float32), std.astype(np.float32).clip(min=1e-5)
 
     def _take(self, mean: np.ndarray, std: np.ndarray) -> None:
         if self.config.features == "mfcc":

@@ -64,7 +64,7 @@ def tokenize_corpus(
 ) -> tuple[Dataset, dict[str, Any]]:
     """A corpus of `load_corpus` -> the dataset (`FEATURES`), saved in the folder `output`, and the report.
 
-    Rows keep their order. Left out is what has no text or more ids than Bark reads, cannot be read, lasts less than
+    Rows keep their order, and `semantic_ids` that they bring. Left out is what has no text or more ids than Bark reads, cannot be read, lasts less than
     `min_seconds` or more than `max_seconds` (Bark's semantic stage speaks 15.3 s at most), is silent, or becomes
     semantic ids and codes of different length. The report says how many and which; it and a dataset card stand in
     `output`, which appears when it is whole.

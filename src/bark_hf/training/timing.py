@@ -36,8 +36,9 @@ def look_at_the_moment(stage: BarkCoarseModel, semantic_ids: int, ratio: float) 
     stage.position_embeds_layer.weight.copy_(config.initializer_range * math.sqrt(2) * table)
     every = torch.linspace(0, pairs - 2, size // 2 - 1).round().long()  # a head has room for so many waves
     gain = (SCORE * math.sqrt(size) / len(every)) ** 0.5
-    for index, layer in enumerate(stage.layers):
-        queries, keys, _ = layer.attn.att_proj.weight.view(3, heads, size, width).unbind()
+    for index in range(config.num_layers):
+        projection = stage.get_parameter(f"layers.{index}.attn.att_proj.weight")
+        queries, keys, _ = projection.view(3, heads, size, width).unbind()
         near, far = GLANCES[index % len(GLANCES)]
         looks = ((moments, 0, near), (moments, 0, far), (places, 2 * pairs, -1.0 - index))
         for head, (periods, first, ahead) in enumerate(looks[:heads]):
