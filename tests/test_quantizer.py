@@ -44,7 +44,7 @@ def tokenizer():
 
 def arguments(folder, **changes) -> QuantizerTrainingArguments:
     options = {"max_steps": 40, "save_steps": 20, "per_device_train_batch_size": 8, "learning_rate": 0.02}
-    quiet = {"report_to": "none", "disable_tqdm": True, "use_cpu": True}
+    quiet = {"report_to": "none", "disable_tqdm": True}
     return QuantizerTrainingArguments(str(folder), **{**options, **quiet, **changes})
 
 

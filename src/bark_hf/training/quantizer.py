@@ -45,6 +45,8 @@ class QuantizerTrainingArguments(TrainingArguments):
             self.eval_steps = self.save_steps
         if not 0 < self.eval_share < 1:
             raise ValueError(f"--eval_share must be above 0 and below 1, got {self.eval_share}.")
+        if torch.get_device_module() is torch.cpu:  # no accelerator
+            self.use_cpu, self.dataloader_pin_memory = True, False
         super().__post_init__()
 
 
