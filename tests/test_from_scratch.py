@@ -183,6 +183,7 @@ def test_the_steps_make_a_model_that_is_heard(recipe, made, monkeypatch, capsys,
         f"en_speaker_{voice}{suffix}" for voice in VOICES for suffix in ("", "_short")
     )
     assert BarkModel.from_pretrained(folder, dtype="auto").dtype.itemsize == 2
+    assert BarkModel.from_pretrained(folder).generation_config.semantic_config.temperature == 0.3
     card = (folder / "README.md").read_text()
     assert all(f"| {step} |" in card for step in ("codec", "semantic", "coarse", "fine"))
     before = (made / "trained" / "model" / "model.safetensors").stat().st_mtime_ns

@@ -1,4 +1,4 @@
-"""The trained model as one folder to bundle: presets of all voices, float16 weights, a card: `model/`."""
+"""The trained model as one folder to bundle: presets of all voices, defaults of sampling, float16, a card: `model/`."""
 
 import json
 import sys
@@ -73,6 +73,9 @@ def main() -> None:
     model, processor = BarkModel.from_pretrained(source, dtype=torch.float32), BarkProcessor.from_pretrained(source)
     for name, voice in voices(work, model).items():
         processor.add_voice(name, voice)
+    for stage, defaults in work.settings["generation"].items():
+        for name, value in defaults.items():
+            setattr(getattr(model.generation_config, stage), name, value)
     folder = work.folder / "model"
     with whole_folder(folder, replace=True) as made:
         model.half().save_pretrained(made)
