@@ -129,12 +129,13 @@ def test_the_bundled_model_will_fit(recipe, profile):
         recipe("phones").VOCAB_SIZE,
         recipe("phones").FRAME_RATE,
         windows=Windows(**settings["windows"]),
+        n_coarse_codebooks=settings["n_coarse_codebooks"],
         **{name: Size(**stage["size"]) for name, stage in settings["stages"].items()},
     )
     half = {tensor.data_ptr(): 2 * tensor.numel() for tensor in model.state_dict().values()}
     assert sum(half.values()) < recipe("finish").MOST_BYTES - 500_000  # voices, tokenizer, configs
     windows = settings["windows"]
-    seen = (windows["coarse_history"] + windows["coarse_step"]) / 2  # two codebooks, as many units as frames
+    seen = (windows["coarse_history"] + windows["coarse_step"]) / settings["n_coarse_codebooks"]
     assert windows["coarse_semantic"] >= seen, "the coarse stage would speak what it does not see"
     assert windows["semantic"] >= 50 * settings["data"]["max_seconds"]
 

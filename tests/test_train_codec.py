@@ -145,19 +145,29 @@ def test_layers_are_scaled_by_data():
     torch.testing.assert_close(audio.std(), waves().std(), rtol=1e-3, atol=0)
 
 
-def test_two_codebooks_share_a_frame_where_it_is_split():
-    """The first tells its first three numbers, the second the others, the third what is left of all."""
+def test_codebooks_share_a_frame_where_it_is_split():
+    """The first tells its first three numbers, the second the next two, the third the others."""
     torch.manual_seed(0)
     network = CodecForTraining(tiny())
     network.scale_layers(waves())
-    network.start_quantizing([waves(), waves()], split=3)
+    network.start_quantizing([waves(), waves()], split=[3, 5])
+    books = network.quantizer.codebooks
+    told = [[bool(part.any()) for part in (book[:, :3], book[:, 3:5], book[:, 5:])] for book in books]
+    assert told == [[True, False, False], [False, True, False], [False, False, True]]
+    frames = network.codec.encoder(waves()[:, None]).transpose(1, 2)
+    codes = network.finished().quantizer.encode(frames.transpose(1, 2), 1e9)
+    for book, (a, b) in enumerate([(0, 3), (3, 5), (5, 8)]):
+        assert torch.equal(codes[book], torch.cdist(frames[..., a:b], books[book][None, :, a:b]).argmin(-1))
+
+
+def test_what_is_left_goes_to_the_codebooks_behind_the_parts():
+    torch.manual_seed(0)
+    network = CodecForTraining(tiny())
+    network.scale_layers(waves())
+    network.start_quantizing([waves(), waves()], split=[3])
     first, second, third = network.quantizer.codebooks
     told = [[bool(part.any()) for part in (book[:, :3], book[:, 3:])] for book in (first, second, third)]
     assert told == [[True, False], [False, True], [True, True]]
-    frames = network.codec.encoder(waves()[:, None]).transpose(1, 2)
-    nearest = torch.cdist(frames[..., :3], first[None, :, :3]).argmin(-1)
-    codes = network.finished().quantizer.encode(frames.transpose(1, 2), 1e9)
-    assert torch.equal(codes[0], nearest)
 
 
 def test_dropped_codebooks_are_there_from_the_start():
@@ -291,7 +301,8 @@ def test_long_recordings_give_more_crops():
         ({"quantize_from": 6}, "--quantize_from must be"),
         ({"freeze_encoder_from": 1.1}, "--freeze_encoder_from must be"),
         ({"eval_share": 1.0}, "--eval_share must be"),
-        ({"split": -1}, "--split must be"),
+        ({"split": [0]}, "--split must be"),
+        ({"split": [4, 4]}, "--split must be"),
     ],
 )
 def test_wrong_arguments_are_said_in_a_sentence(tmp_path, wrong, sentence):

@@ -1,4 +1,4 @@
-"""The trained model as one folder to bundle: presets of all voices, defaults of sampling, float16, a card: `model/`."""
+"""The trained model as one folder to bundle: voices, defaults of sampling, float16 weights, a card: `model/`."""
 
 import json
 import sys

@@ -70,6 +70,7 @@ def main() -> None:
             units.config.vocab_size,
             units.frame_rate,
             windows=Windows(**settings["windows"]),
+            n_coarse_codebooks=settings["n_coarse_codebooks"],
             **{name: Size(**settings["stages"][name]["size"]) for name in STAGES},
         )
         longest = max(len(ids) for ids in tokenizer(list(corpus["text"]), add_special_tokens=False)["input_ids"])

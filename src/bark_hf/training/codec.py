@@ -8,6 +8,7 @@ import sys
 from argparse import RawDescriptionHelpFormatter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -86,11 +87,11 @@ class CodecTrainingArguments(TrainingArguments):
         default=1.0, metadata={"help": "Share of the steps after which only the decoder learns; 1: never."}
     )
     codebook_decay: float = field(default=0.95, metadata={"help": "What a codebook keeps of itself in a step."})
-    split: int = field(
-        default=0,
+    split: list[int] = field(
+        default_factory=list,
         metadata={
-            "help": "The first codebook starts with a frame's first so many numbers, the second with the others: of a "
-            "vocoder's, from coarse to fine, a stage can then foretell both. 0: all start with all that is left."
+            "help": "Where to cut a frame's numbers, as 3 9: each part starts a codebook of its own, what is left of "
+            "all the others. Of a vocoder's, from coarse to fine, a stage can then foretell the first ones."
         },
     )
     quantizer_dropout: bool = field(
@@ -120,8 +121,8 @@ class CodecTrainingArguments(TrainingArguments):
             )
         if not 0 <= self.freeze_encoder_from <= 1:
             raise ValueError(f"--freeze_encoder_from must be 0 to 1, got {self.freeze_encoder_from}.")
-        if self.split < 0:
-            raise ValueError(f"--split must be 0 or a count of a frame's numbers, got {self.split}.")
+        if any(a >= b for a, b in pairwise([0, *self.split])):
+            raise ValueError(f"--split must be rising counts of a frame's numbers, 1 or more, got {self.split}.")
         if not 0 < self.eval_share < 1:
             raise ValueError(f"--eval_share must be above 0 and below 1, got {self.eval_share}.")
         super().__post_init__()

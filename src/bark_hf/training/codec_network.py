@@ -2,8 +2,10 @@
 
 Knows nothing of audio files or of the Trainer. Waveforms are (B, N) at the codec's sampling rate."""
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -136,14 +138,14 @@ class CodecForTraining(nn.Module):
         return {"loss": loss, "mel": mel.detach(), **found}
 
     @torch.no_grad()
-    def start_quantizing(self, batches: list[Tensor], split: int = 0) -> None:
+    def start_quantizing(self, batches: list[Tensor], split: Sequence[int] = ()) -> None:
         """Codebooks from the frames of many (B, N) waveforms, one after the other by k-means; used from now on.
 
-        split: the first codebook is made of the frames' first so many numbers alone and the second of the others,
-        while what is left of all goes to the rest; 0: every codebook is made of all that is left."""
+        split: where a frame's numbers are cut; each part makes a codebook of its own, in order, and what is left of
+        all goes to the others. Without cuts every codebook is made of all that is left."""
         frames = torch.cat([self.codec.encoder(batch[:, None]).transpose(1, 2).flatten(0, 1) for batch in batches])
-        first = (torch.arange(frames.shape[1]) < split).to(frames)
-        parts = [first, 1 - first] if split else []
+        numbers, ends = torch.arange(frames.shape[1]), [0, *split, frames.shape[1]]
+        parts = [((numbers >= a) & (numbers < b)).to(frames) for a, b in pairwise(ends)] if split else []
         left = frames[None]
         self.quantizer.train()
         for number, layer in enumerate(self.quantizer.layers):
