@@ -64,10 +64,10 @@ def tokenize_corpus(
 ) -> tuple[Dataset, dict[str, Any]]:
     """A corpus of `load_corpus` -> the dataset (`FEATURES`), saved in the folder `output`, and the report.
 
-    Rows keep their order, and `semantic_ids` that they bring. Left out is what has no text or more ids than Bark reads,
-    cannot be read, lasts less than `min_seconds` or more than `max_seconds` (Bark's semantic stage speaks 15.3 s at
-    most), is silent, or becomes semantic ids and codes of different length. The report says how many and which; it and
-    a dataset card stand in `output`, which appears when it is whole.
+    Rows keep their order, and `semantic_ids` that they bring. Left out is what has no text or more ids than Bark
+    reads, cannot be read, lasts less than `min_seconds` or more than `max_seconds` (Bark's semantic stage speaks
+    15.3 s at most), is silent, or becomes semantic ids and codes of different length. The report says how many and
+    which; it and a dataset card stand in `output`, which appears when it is whole.
     Until then shards of `shard_size` rows wait beside it, and a killed run goes on with them; a finished one returns
     what there is. Both only if corpus, tokenizers, vocabulary and sizes are the same: else it raises ValueError, or
     with `overwrite` begins anew, and replaces the old result in the end.
