@@ -86,9 +86,10 @@ def test_a_row_may_end_a_frame_early_but_not_be_another_recordings(tokenizer):
 
 
 def test_what_cannot_be_trained_is_said(tokenizer, tmp_path):
-    wrong = [{**row, "semantic_ids": [9] * 60} for row in rows(4)]
-    with pytest.raises(ValueError, match="a semantic id 9; `vocab_size` 4 allows 0 to 3"):
-        train_quantizer(tokenizer, wrong, arguments(tmp_path))
+    for outside in (9, -1):
+        wrong = [{**row, "semantic_ids": [outside] * 60} for row in rows(4)]
+        with pytest.raises(ValueError, match=f"a semantic id {outside}; `vocab_size` 4 allows 0 to 3"):
+            train_quantizer(tokenizer, wrong, arguments(tmp_path))
     with pytest.raises(ValueError, match="Of 1 recordings 1"):
         train_quantizer(tokenizer, rows(1), arguments(tmp_path))
     with pytest.raises(ValueError, match="above 0 and below 1, got 1"):

@@ -102,3 +102,9 @@ def test_a_new_coarse_stage_looks_at_the_semantic_ids_of_its_moment(codec):
 
     untrained = type(stage)(stage.config).eval()
     assert near(stage) > 0.5 > 0.25 > near(untrained)
+
+
+@pytest.mark.parametrize("size", [Size(1, 3, 30), Size(1, 4, 8), Size(1, 4, 12), Size(1, 1, 8), Size(1, 2, 8)])
+def test_sizes_without_room_for_waves_are_made_too(codec, size):
+    made = new_bark(codec, 100, 50, 50.0, semantic=SIZE, coarse=size, fine=SIZE, windows=WINDOWS)
+    assert all(weight.isfinite().all() for weight in made.coarse_acoustics.parameters())

@@ -39,7 +39,9 @@ def speak(text: str, voice: str, path: Path) -> None:
 
 
 def read_aloud(readings: list[tuple[str, str]], folder: Path, max_seconds: float) -> int:
-    """(text, voice) pairs -> recordings and `metadata.jsonl`, without what is too long. Returns their number."""
+    """(text, voice) pairs -> recordings and `metadata.jsonl`, without what is too long or has no phones.
+
+    Returns their number."""
 
     def one(reading: tuple[str, str]) -> dict[str, Any] | None:
         text, voice = reading
@@ -49,7 +51,9 @@ def read_aloud(readings: list[tuple[str, str]], folder: Path, max_seconds: float
         if seconds > max_seconds:
             return None
         ids = semantic_ids(path.with_suffix(".lab").read_text(encoding="utf-8"), seconds)
-        return {"file_name": f"{voice}/{path.name}", "text": text, "speaker": voice, "semantic_ids": ids}
+        return (
+            {"file_name": f"{voice}/{path.name}", "text": text, "speaker": voice, "semantic_ids": ids} if ids else None
+        )
 
     with ThreadPoolExecutor(cores()) as pool:
         bar = tqdm(pool.map(one, readings), total=len(readings), desc=folder.name, unit="recording")

@@ -15,7 +15,8 @@ VOCAB_SIZE = len(PHONES) * STATES
 def semantic_ids(said: str, seconds: float) -> list[int]:
     """flite's `-psdur` (phones with their ends in seconds, "pau:0.18 hh:0.25 ...") -> the id of each frame's middle.
 
-    Frames behind the last phone are its end. Raises ValueError for a phone that is not one of `PHONES`."""
+    Frames behind the last phone are its end; without any phone there are no ids. Raises ValueError for a phone that is
+    not one of `PHONES`."""
     ids: list[int] = []
     start = 0.0
     total = int(seconds * FRAME_RATE)

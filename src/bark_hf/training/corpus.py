@@ -114,7 +114,10 @@ def _from_table(path: Path) -> Dataset:
     if lacking:
         raise ValueError(f"{len(lacking)} of {len(rows)} rows of {path} have no file_name, the first is {lacking[0]}.")
     names = dict.fromkeys(name for row in rows for name in row)
-    columns: dict[str, list] = {name: [_text(row.get(name)) for row in rows] for name in names}
+    columns: dict[str, list] = {
+        name: [row.get(name) if name in NAMES["semantic_ids"] else _text(row.get(name)) for row in rows]
+        for name in names
+    }
     columns["audio"] = [str(path.parent / row["file_name"]) for row in rows]
     return Dataset.from_dict(columns)
 
@@ -164,8 +167,8 @@ def _from_pairs(recordings: list[Path]) -> Dataset:
     return Dataset.from_dict({"audio": [str(path) for path in recordings], "text": texts})
 
 
-def _text(value: Any) -> str | list | None:
-    return value if value is None or isinstance(value, list) else str(value)
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
 
 
 def _one_split(found: Mapping[str, Dataset], split: str | None, name: str) -> Dataset:

@@ -93,9 +93,11 @@ def train_quantizer(
     kept = max(1, round(arguments.eval_share * len(rows)))
     if kept >= len(rows):
         raise ValueError(f"Of {len(rows)} recordings {kept} are to evaluate on, which leaves none: pass more.")
-    largest = max(max(row["semantic_ids"]) for row in rows)
-    if largest >= (size := tokenizer.config.vocab_size):
-        raise ValueError(f"There is a semantic id {largest}; `vocab_size` {size} allows 0 to {size - 1}.")
+    size = tokenizer.config.vocab_size
+    for row in rows:
+        for one in row["semantic_ids"]:
+            if not 0 <= one < size:
+                raise ValueError(f"There is a semantic id {one}; `vocab_size` {size} allows 0 to {size - 1}.")
     set_seed(arguments.seed)
     order = np.random.default_rng(arguments.seed).permutation(len(rows))
     held_out, train = ([rows[i] for i in part] for part in (order[:kept], order[kept:]))

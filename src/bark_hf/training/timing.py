@@ -22,10 +22,13 @@ def look_at_the_moment(stage: BarkCoarseModel, semantic_ids: int, ratio: float) 
     semantic_ids: how many first positions of a window hold them. ratio: coarse ids of one semantic id. Half of an
     embedding are waves over time, the same for a semantic id and for the coarse ids of its moment, the other half are
     waves over the position. Two heads look for semantic ids of their own moment or near it (`GLANCES`), a third one
-    for what came shortly before. Needs a head size of 4 or more, even, and a width that 4 divides."""
+    for what came shortly before. A stage whose width 4 does not divide, or with heads of an odd size or below 4, has
+    no room for waves and stays random."""
     config = stage.config
     width, heads = config.hidden_size, config.num_heads
     size, pairs = width // heads, width // 4
+    if width % 4 or size % 2 or size < 4:
+        return
     position = torch.arange(config.block_size)
     semantic = position < semantic_ids
     number = torch.where(semantic, position, position - semantic_ids - 1).float()  # the infer token's is -1
