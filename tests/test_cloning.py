@@ -262,6 +262,9 @@ def test_a_stand_in_of_three_members_is_a_tokenizer(small, codec):
 
     voice = encode_voice(speech(3), RATE, Counting(), codec, small.model.generation_config)
     assert voice.semantic_prompt[-1] == 149
+    known = encode_voice(speech(3), RATE, Counting(), codec, small.model.generation_config, semantic_ids=[7] * 150)
+    assert set(known.semantic_prompt) == {7}
+    np.testing.assert_array_equal(known.fine_prompt, voice.fine_prompt)
     constants = BarkGenerationConfig(semantic_config={"semantic_vocab_size": 100}, codebook_size=64)
     with pytest.raises(ValueError, match="holds id 149; this model's ids end at 99"):
         encode_voice(speech(3), RATE, Counting(), codec, constants)
@@ -304,7 +307,7 @@ def test_clone_writes_what_the_python_api_gives(small, tokenizer, folders, tmp_p
     assert captured.out == ""
     said = captured.err.splitlines()
     assert said[0].endswith("6.2 of 7.8 s kept, speech at -21 dBFS, noise floor at -60 dBFS, 0.0% clipped")
-    assert said[1].endswith("me.npz: me (6.2 s)")
+    assert "me.npz: me (6.2 s); for --model " in said[1]
     assert names(tmp_path) == ["me.npz", "me.safetensors", "me.wav"]
 
 

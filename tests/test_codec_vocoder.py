@@ -7,10 +7,11 @@ from synthetic import speech
 from transformers import EncodecModel
 
 from bark_hf.codec import BarkCodec
+from bark_hf.similarity import median_pitch
 from bark_hf.training import codec as training
 from bark_hf.training.codec import CodecTrainingArguments, codec_config, train_codec
 from bark_hf.training.codec_network import SpectralDistance
-from bark_hf.training.codec_vocoder import SHAPE, Loudness, check_vocoder, start_as_vocoder
+from bark_hf.training.codec_vocoder import PITCH_SCALE, SHAPE, Loudness, check_vocoder, start_as_vocoder
 
 RATE = 16_000
 
@@ -71,16 +72,40 @@ def test_what_comes_out_is_as_loud_as_what_went_in(vocoder, gain):
     assert float(out.std() / wave.std()) == pytest.approx(1, rel=0.1)
 
 
-def test_its_voice_has_a_pitch(vocoder):
-    """Twice the frame rate, whatever the speaker's was."""
+@pytest.mark.parametrize(("pitch", "given"), [(100, 100), (130, 150), (200, 200)])
+def test_a_frames_last_number_gives_the_voice_a_multiple_of_the_frame_rate(vocoder, pitch, given):
     codec, _ = vocoder
     wave = torch.from_numpy(speech(2.0, pitch=137, seed=3)).float()[None, None, : 2 * RATE // 320 * 320]
     with torch.no_grad():
-        out = codec.decoder(codec.encoder(wave))[0, 0].numpy()
+        frames = codec.encoder(wave)
+        frames[:, -1] = PITCH_SCALE * np.log(pitch / 130)
+        out = codec.decoder(frames)[0, 0].numpy()
+    assert median_pitch(out, RATE) == pytest.approx(given, rel=0.01)
     power = np.abs(np.fft.rfft(out * np.hanning(len(out)))) ** 2
     lines = np.fft.rfftfreq(len(out), 1 / RATE)
-    on = np.abs((lines + 50) % 100 - 50) < 10
+    on = np.abs((lines + given / 2) % given - given / 2) < 10
     assert power[on].sum() > 0.8 * power.sum()
+
+
+@pytest.mark.parametrize("pitch", [100, 200])
+def test_the_encoder_guesses_the_pitch(vocoder, pitch):
+    codec, _ = vocoder
+    wave = torch.from_numpy(speech(2.0, pitch=pitch, seed=3)).float()[None, None, : 2 * RATE // 320 * 320]
+    with torch.no_grad():
+        assert median_pitch(codec.decoder(codec.encoder(wave))[0, 0].numpy(), RATE) == pytest.approx(pitch, rel=0.01)
+
+
+def test_a_pitch_once_decided_does_not_follow_every_frame(vocoder):
+    """A frame or two of another pitch, as a stage may guess them, change nothing."""
+    codec, _ = vocoder
+    wave = torch.from_numpy(speech(2.0, pitch=100, seed=3)).float()[None, None, : 2 * RATE // 320 * 320]
+    with torch.no_grad():
+        frames = codec.encoder(wave)
+        plain = codec.decoder(frames)
+        frames[:, -1, 40:42] = PITCH_SCALE * np.log(200 / 130)
+        assert float((codec.decoder(frames) - plain).abs().max()) < 0.05 * float(plain.abs().max())
+        frames[:, -1, 40:] = PITCH_SCALE * np.log(200 / 130)
+        assert median_pitch(codec.decoder(frames)[0, 0, RATE:].numpy(), RATE) == pytest.approx(200, rel=0.01)
 
 
 def test_the_same_seed_gives_the_same_codec():
@@ -99,6 +124,8 @@ def test_the_same_seed_gives_the_same_codec():
         ({"upsampling_ratios": [8, 40]}, "three causal strides"),
         ({"use_causal_conv": False}, "three causal strides"),
         ({"num_residual_layers": 1}, "`num_residual_layers` 0, got 1"),
+        ({"num_lstm_layers": 2}, "`num_lstm_layers` 1, got 2"),
+        ({"hidden_size": 1}, "got 1: the last number of a frame is the pitch"),
         ({"num_filters": 16}, "`num_filters` of 32 at least; got 16"),
         ({"upsampling_ratios": [4, 2, 30]}, "got 240"),
     ],

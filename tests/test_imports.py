@@ -5,8 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 import bark_hf
 
 PACKAGE = Path(bark_hf.__file__).parent
@@ -116,16 +114,6 @@ def test_import_takes_nothing_heavy_and_changes_nothing_in_transformers():
 def test_the_public_names_are_there_and_documented():
     for name in bark_hf.__all__:
         assert getattr(bark_hf, name).__doc__, name
-
-
-def test_nano_loads_the_bundled_folder_or_says_that_there_is_none(small, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(sys.modules[bark_hf.nano.__module__], "FOLDER", small.checkpoint)
-        model, processor = bark_hf.nano()
-        assert len(model.generate(**processor("Hello"), seed=1, max_duration=0.5)[0])
-        patch.setattr(sys.modules[bark_hf.nano.__module__], "FOLDER", small.checkpoint / "none")
-        with pytest.raises(FileNotFoundError, match="bundles no model"):
-            bark_hf.nano()
 
 
 def test_every_module_says_what_it_does():

@@ -10,7 +10,7 @@ from synthetic import noise, speech
 
 from bark_hf import similarity, speaker_similarity
 from bark_hf.audio import read_audio, resample
-from bark_hf.similarity import mfcc_pitch_statistics, nearest_speaker, speaker_finder
+from bark_hf.similarity import median_pitch, mfcc_pitch_statistics, nearest_speaker, speaker_finder
 
 RATE = 16_000
 SPEAKERS = {
@@ -87,6 +87,13 @@ def test_the_pitch_is_the_speakers(pitch):
     scaled = mfcc_pitch_statistics(speech(3, pitch=pitch), RATE)[38]
     heard = np.exp(scaled * similarity._DEVIATION[38] + similarity._AVERAGE[38])
     assert heard == pytest.approx(pitch, rel=0.05)
+
+
+@pytest.mark.parametrize("pitch", [95.0, 150.0, 210.0])
+def test_the_median_pitch_is_in_hertz(pitch):
+    assert median_pitch(speech(2.0, pitch=pitch, seed=1), RATE) == pytest.approx(pitch, rel=0.05)
+    with pytest.raises(ValueError, match=r"0\.2 s are needed"):
+        median_pitch(noise(1.0), RATE)
 
 
 def test_blocks_give_what_all_frames_at_once_give(monkeypatch):

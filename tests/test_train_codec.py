@@ -317,6 +317,8 @@ def test_what_cannot_be_trained_is_said_in_a_sentence(tmp_path):
         train_codec(tiny(), [np.zeros(8000, np.float32)], arguments(tmp_path))
     with pytest.raises(ValueError, match=r"--crop_seconds 0\.05 is 800 samples"):
         train_codec(tiny(), [np.zeros(8000, np.float32)] * 30, arguments(tmp_path, crop_seconds=0.05))
+    with pytest.raises(ValueError, match=r"a frame of \d+ numbers; \[3, 99\] leaves none"):
+        train_codec(tiny(), [np.zeros(8000, np.float32)] * 30, arguments(tmp_path, split=[3, 99]))
     with pytest.raises(ValueError, match="`normalize` False only"):
         CodecForTraining(tiny(normalize=True))
     with pytest.raises(ValueError, match="must equal `hidden_size`"):

@@ -22,18 +22,27 @@ CARD = Path(__file__).with_name("card.md")
 def voices(work: Work, model: BarkModel) -> dict[str, Voice]:
     """Two presets of each voice of the corpus, of the recordings whose lengths are nearest to those wanted."""
     units = BarkSemanticTokenizer.from_pretrained(work.folder / "units").eval()
-    recordings: dict[str, list[tuple[float, str]]] = {}
+    recordings: dict[str, list[tuple[float, str, list[int]]]] = {}
     for row in load_corpus(work.folder / "train"):
         path = row["audio"]["path"]
-        recordings.setdefault(row["speaker"], []).append((soundfile.info(path).duration, path))
+        recordings.setdefault(row["speaker"], []).append((soundfile.info(path).duration, path, row["semantic_ids"]))
     made = {}
     for speaker, found in recordings.items():
         for name, suffix in (("long", ""), ("short", "_short")):
             wanted = work.settings["voices"][name]
-            _, path = min(found, key=lambda one, wanted=wanted: (abs(one[0] - wanted), one[1]))
-            voice = encode_voice(*read_audio(path), units, model.codec_model, model.generation_config)
+            _, path, ids = min(found, key=lambda one, wanted=wanted: (abs(one[0] - wanted), one[1]))
+            voice = encode_voice(*read_audio(path), units, model.codec_model, model.generation_config, ids)
             made[f"en_speaker_{speaker}{suffix}"] = voice
     return made
+
+
+def smallest(model: BarkModel) -> dict[str, torch.Tensor]:
+    """Its weights; of those that must stay in float32, the codec's, in float16 what float16 holds exactly."""
+    halves = {name: weight.half() for name, weight in model.state_dict().items()}
+    return {
+        name: halves[name] if torch.equal(halves[name].to(weight), weight) else weight
+        for name, weight in model.state_dict().items()
+    }
 
 
 def card(work: Work, model: BarkModel, quality: Path | None) -> str:
@@ -78,7 +87,7 @@ def main() -> None:
             setattr(getattr(model.generation_config, stage), name, value)
     folder = work.folder / "model"
     with whole_folder(folder, replace=True) as made:
-        model.half().save_pretrained(made)
+        model.save_pretrained(made, state_dict=smallest(model.half()))
         processor.save_pretrained(made)
         (made / "README.md").write_text(card(work, model, given.quality), encoding="utf-8")
         size = sum(path.stat().st_size for path in made.rglob("*"))

@@ -13,7 +13,7 @@ from .generation_configuration_bark import (
 from .generation_stages import Progress
 from .modeling_bark import BarkCoarseModel, BarkFineModel, BarkModel, BarkSemanticModel
 from .modeling_semantic_tokenizer import BarkSemanticTokenizer
-from .nano import nano
+from .nano import NANO, NANO_VOICE, nano
 from .pipeline import BarkPipeline
 from .processing_bark import BarkProcessor, VoicePresets
 from .register import register
@@ -23,6 +23,8 @@ from .voices import Voice
 __version__ = "0.1.0"
 
 __all__ = [
+    "NANO",
+    "NANO_VOICE",
     "BarkCoarseConfig",
     "BarkCoarseGenerationConfig",
     "BarkCoarseModel",

@@ -3,6 +3,7 @@
 Knows nothing of files, checkpoints or text: what was said need not be known."""
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -138,13 +139,18 @@ def encode_voice(
     tokenizer: BarkSemanticTokenizer,
     codec: BarkCodec,
     generation_config: BarkGenerationConfig | None = None,
+    semantic_ids: Sequence[int] | None = None,
 ) -> Voice:
     """(N,) float samples, all of them -> a voice of the ids of one stretch; they end together, to within 1/75 s.
 
-    `generation_config` is the model's, for its rates, codebooks and vocabularies; Suno's by default. Raises ValueError
-    where tokenizer or codec give what that model does not know, or the samples are too short."""
+    `generation_config` is the model's, for its rates, codebooks and vocabularies; Suno's by default. `semantic_ids`,
+    where they are known, spare the tokenizer its guess; their rate is its own. Raises ValueError where tokenizer or
+    codec give what that model does not know, or the samples are too short."""
     vocabulary = Vocabulary.of(generation_config or BarkGenerationConfig())
-    semantic = tokenizer.encode([resample(samples, sampling_rate, tokenizer.sampling_rate)])[0]
+    if semantic_ids is None:
+        semantic = tokenizer.encode([resample(samples, sampling_rate, tokenizer.sampling_rate)])[0]
+    else:
+        semantic = torch.tensor(semantic_ids)
     wave = torch.tensor(resample(samples, sampling_rate, codec.config.sampling_rate))
     codes = codec.encode_all([wave], vocabulary.n_fine_codebooks)[0]
     ids, frames = aligned(len(semantic), codes.shape[1], tokenizer.frame_rate, vocabulary)

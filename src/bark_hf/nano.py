@@ -1,6 +1,6 @@
-"""The model that the package brings along, once there is one: `nano()`.
+"""The model that the package brings along: `nano()`, or any `from_pretrained` of `NANO`.
 
-Knows nothing of how it was trained; it loads a folder beside this file."""
+Knows nothing of how it was trained; it loads a folder beside this file, whose README.md is its card."""
 
 from pathlib import Path
 
@@ -9,17 +9,14 @@ import torch
 from .modeling_bark import BarkModel
 from .processing_bark import BarkProcessor
 
-FOLDER = Path(__file__).with_name("models") / "nano"
+NANO = str(Path(__file__).with_name("models") / "nano")  # a folder like any checkpoint's
+NANO_VOICE = "en_speaker_rms"  # of its presets the one that is understood best
 
 
 def nano() -> tuple[BarkModel, BarkProcessor]:
     """(model, processor) of the bundled checkpoint, on the CPU, in evaluation mode.
 
-    Raises FileNotFoundError while this version of the package bundles none."""
-    if not FOLDER.is_dir():
-        raise FileNotFoundError(
-            "This version of bark_hf bundles no model yet. Load one: BarkModel.from_pretrained('suno/bark-small') and "
-            "BarkProcessor.from_pretrained('suno/bark-small')."
-        )
-    model = BarkModel.from_pretrained(FOLDER, dtype=torch.float32)  # kept in float16, which is slow on a CPU
-    return model.eval(), BarkProcessor.from_pretrained(FOLDER)
+    It was trained on synthetic speech, speaks English only, and has the presets `processor.available_voice_presets`;
+    pass one of them, as `NANO_VOICE`: without, every call speaks in a voice of its own."""
+    model = BarkModel.from_pretrained(NANO, dtype=torch.float32)  # kept in float16, which is slow on a CPU
+    return model.eval(), BarkProcessor.from_pretrained(NANO)

@@ -77,6 +77,20 @@ def mfcc_pitch_statistics(samples: np.ndarray, sampling_rate: int) -> np.ndarray
     pitch, over voiced frames; each minus its average over speakers, in units of how far it varies between sentences
     of one speaker. Pitch is the peak of the autocorrelation over that of the window (Boersma 1993).
     Raises ValueError where less than 0.2 s are voiced."""
+    mels, pitch = _voiced(samples, sampling_rate)
+    pitch = np.log(pitch)
+    cepstra = np.log(np.maximum(mels, 1e-6 * mels.max())) @ _cosines()
+    found = [*cepstra.mean(axis=0), *cepstra.std(axis=0), np.median(pitch), pitch.std()]
+    return (np.array(found) - _AVERAGE) / _DEVIATION
+
+
+def median_pitch(samples: np.ndarray, sampling_rate: int) -> float:
+    """(N,) or (N, channels) float samples -> Hz. Raises ValueError where less than 0.2 s are voiced."""
+    return float(np.median(_voiced(samples, sampling_rate)[1]))
+
+
+def _voiced(samples: np.ndarray, sampling_rate: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mel powers (F, 40) and pitch in Hz (F,) of the voiced frames, 100 a second."""
     mono = to_mono(samples)
     if not np.isfinite(mono).all():
         raise ValueError("The recording holds samples that are NaN or infinite.")
@@ -91,10 +105,7 @@ def mfcc_pitch_statistics(samples: np.ndarray, sampling_rate: int) -> np.ndarray
         raise ValueError(
             f"The recording holds {voiced.sum() * _HOP / _RATE:.2f} s of voiced speech, 0.2 s are needed."
         )
-    mels, pitch = mels[voiced], np.log(pitch[voiced])
-    cepstra = np.log(np.maximum(mels, 1e-6 * mels.max())) @ _cosines()
-    found = [*cepstra.mean(axis=0), *cepstra.std(axis=0), np.median(pitch), pitch.std()]
-    return (np.array(found) - _AVERAGE) / _DEVIATION
+    return mels[voiced], pitch[voiced]
 
 
 def _analyzed(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from .loading import DEFAULT_MODEL, Dtype, from_checkpoint, load, need_folder
+from .loading import BUNDLED, FULL_MODEL, Dtype, folder_of, from_checkpoint, load, need_folder
 from .terminal import BenchBar, ChunkBar, StageBars, say, stderr
 
 app = typer.Typer(
@@ -27,7 +27,7 @@ app = typer.Typer(
 )
 
 
-Model = Annotated[str, typer.Option("--model", "-m", help="A hub id or a folder.", show_default=True)]
+Model = Annotated[str, typer.Option("--model", "-m", help="A hub id, a folder, or nano, the bundled one.")]
 
 
 class Mode(str, Enum):
@@ -49,11 +49,11 @@ VOICE_FILES = (".npz", ".safetensors")
 @app.command(
     epilog="""**Examples**
 
-`bark-hf speak "Hello, my dog is cute. [laughs]" --voice v2/en_speaker_6 -o hello.wav`
+`bark-hf speak "Hello, my dog is cute. [laughs]" --model suno/bark-small --voice v2/en_speaker_6 -o hello.wav`
 
 `echo "Read this." | bark-hf speak - -o - --stream | ffplay -nodisp -autoexit -`
 
-`bark-hf speak --file book.txt --voice v2/en_speaker_6 --resume book.parts --captions book.srt -o book.mp3`"""
+`bark-hf speak --file book.txt --voice en_speaker_rms --resume book.parts --captions book.srt -o book.mp3`"""
 )
 def speak(
     context: typer.Context,
@@ -62,16 +62,16 @@ def speak(
         str, typer.Option("--output", "-o", help="WAV, FLAC, MP3, OGG, Opus, .pcm; `-` is stdout.")
     ] = "speech.wav",
     voice: Annotated[str | None, typer.Option("--voice", "-v", help="A preset, auto, random or a voice file.")] = None,
-    model: Model = DEFAULT_MODEL,
+    model: Model = BUNDLED,
     seed: Annotated[int | None, typer.Option(help="Repeats a result; without it every run differs.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps, ...; by default cuda, else cpu.")] = None,
-    dtype: Annotated[Dtype, typer.Option(help="Of the three stages; auto is the checkpoint's.")] = Dtype.auto,
-    temperature: Annotated[float | None, typer.Option(help="Of semantic and coarse stage, 0.7 by default.")] = None,
-    fine_temperature: Annotated[float | None, typer.Option(help="Of the fine stage, 0.5 by default.")] = None,
+    dtype: Annotated[Dtype, typer.Option(help="Of the stages; auto: as on disk, nano in float32.")] = Dtype.auto,
+    temperature: Annotated[float | None, typer.Option(help="Of semantic and coarse stage; Suno's is 0.7.")] = None,
+    fine_temperature: Annotated[float | None, typer.Option(help="Of the fine stage; Suno's is 0.5.")] = None,
     top_k: Annotated[int | None, typer.Option(help="Draw from the k likeliest ids only.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Draw from the likeliest ids of this mass only.")] = None,
-    min_eos_p: Annotated[float | None, typer.Option(help="End where p(end) reaches this, 0.2 by default.")] = None,
-    max_duration: Annotated[float | None, typer.Option(help="Seconds at most; the model ends at about 15.")] = None,
+    min_eos_p: Annotated[float | None, typer.Option(help="End where p(end) reaches this; Suno's is 0.2.")] = None,
+    max_duration: Annotated[float | None, typer.Option(help="Seconds at most; Suno's end at 15, nano at 8.")] = None,
     int8: Annotated[bool, typer.Option("--int8", help="Int8 blocks, the fastest on a CPU; other ids.")] = False,
     save_voice: Annotated[Path | None, typer.Option(help="Save the result as a voice, .npz or .safetensors.")] = None,
     stream: Annotated[bool, typer.Option("--stream", help="To stdout piece by piece, the first soon.")] = False,
@@ -96,9 +96,11 @@ def speak(
 ) -> None:
     """Text to a mono audio file, which notes model, voice and seed.
 
-    `--voice auto` picks a preset of the text's language, `--voice random` any preset, by the seed. Texts beyond 13
-    seconds go with `--file` or `--long`: sentence by sentence, in one voice, each checked and redone where it failed.
+    `--voice auto` picks a preset of the text's language, `--voice random` any preset, by the seed. Texts beyond what a
+    model says at once, 13 seconds (nano 6), go with `--file` or `--long`: sentence by sentence, in one voice, each
+    checked and redone where it failed.
     A script may hold `[pause:1.5s]`, `[voice:NAME]`, and, with `--cast`, lines such as `NAME: words`."""
+    from ..nano import NANO_VOICE
     from ..sampling import row_seeds
     from ..script import read_script
     from .speaking import Target, metadata_of, speak_all, speak_one, stream_one
@@ -135,6 +137,10 @@ def speak(
     if source == "-":
         source = sys.stdin.read()
     lines = read_script(source, roles) if is_long else []
+    if not _is_given(context, "model") and not quiet:
+        say(f"with the bundled model, small and English only; the full one: --model {FULL_MODEL}")
+    if model == BUNDLED and voice is None:
+        voice = NANO_VOICE
     bark, processor = load(model, device, dtype, quiet)
     if int8:
         bark.quantize_int8()
@@ -173,14 +179,14 @@ def speak(
 )
 def voices(
     bank: Annotated[Path | None, typer.Argument(help="A bank of voices, instead of a checkpoint.")] = None,
-    model: Model = DEFAULT_MODEL,
+    model: Model = BUNDLED,
     names_only: Annotated[bool, typer.Option(help="Names alone, without fetching voices from a hub.")] = False,
 ) -> None:
     """The voices of a checkpoint or of a bank file: name, language, seconds."""
     from ..languages import preset_language
     from ..voice_presets import VoicePresets
 
-    presets = VoicePresets.load(bank) if bank is not None else from_checkpoint(VoicePresets, model)
+    presets = VoicePresets.load(bank) if bank is not None else from_checkpoint(VoicePresets, folder_of(model))
     if not len(presets):
         say(f"{model} holds no voice presets")
         return
@@ -209,9 +215,9 @@ def clone(
         str,
         typer.Option(help="A folder or hub id; `python conversion/convert_semantic_tokenizer.py --help` makes one."),
     ],
-    model: Model = DEFAULT_MODEL,
+    model: Model = FULL_MODEL,
 ) -> None:
-    """Recordings to voices for `bark-hf speak --voice`; clone only people who agreed to it.
+    """Recordings to voices of a model, for `bark-hf speak --model` with `--voice`; clone only people who agreed to it.
 
     Best are 4 to 12 seconds of one person in a quiet room that end after a sentence. Several recordings become one
     bank, a `.safetensors` with voices named as the files are."""
@@ -229,9 +235,10 @@ def clone(
     prepared = [_prepared(path) for path in recordings]
     logging.disable_progress_bar()
     encoder = from_checkpoint(BarkSemanticTokenizer, tokenizer, BarkSemanticTokenizer.config_class.model_type).eval()
-    config = from_checkpoint(BarkConfig, model, BarkConfig.model_type).codec_config
-    codec = from_checkpoint(BarkCodec, model, config=config, key_mapping={r"^codec_model\.": ""}).eval()
-    constants = from_checkpoint(BarkGenerationConfig, model)
+    folder = folder_of(model)
+    config = from_checkpoint(BarkConfig, folder, BarkConfig.model_type).codec_config
+    codec = from_checkpoint(BarkCodec, folder, config=config, key_mapping={r"^codec_model\.": ""}).eval()
+    constants = from_checkpoint(BarkGenerationConfig, folder)
     voices = {
         name: encode_voice(samples, rate, encoder, codec, constants)
         for name, (samples, rate) in zip(names, prepared, strict=True)
@@ -241,7 +248,8 @@ def clone(
     else:
         with whole_file(output) as beside:
             voices[names[0]].save(beside)
-    say(f"{output}: {', '.join(f'{name} ({voice.seconds:.1f} s)' for name, voice in voices.items())}")
+    made = ", ".join(f"{name} ({voice.seconds:.1f} s)" for name, voice in voices.items())
+    say(f"{output}: {made}; for --model {model}")
 
 
 @app.command(
@@ -335,6 +343,7 @@ def bench(
 
     logging.disable_progress_bar()
     if model is not None:
+        model = folder_of(model)
         from_checkpoint(BarkConfig, model)  # or a sentence, before anything starts
     if output is not None:
         need_folder(output)

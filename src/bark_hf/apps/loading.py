@@ -5,7 +5,8 @@ from pathlib import Path
 
 from .terminal import stderr
 
-DEFAULT_MODEL = "suno/bark-small"
+BUNDLED = "nano"  # the model that the package brings along; a folder of that name is ./nano
+FULL_MODEL = "suno/bark-small"
 
 
 class Dtype(str, Enum):
@@ -13,6 +14,13 @@ class Dtype(str, Enum):
     float32 = "float32"
     float16 = "float16"
     bfloat16 = "bfloat16"
+
+
+def folder_of(model: str) -> str:
+    """What `--model` names, for `from_pretrained`."""
+    from ..nano import NANO
+
+    return NANO if model == BUNDLED else model
 
 
 def load(model: str, device: str | None, dtype: Dtype, quiet: bool):
@@ -31,8 +39,11 @@ def load(model: str, device: str | None, dtype: Dtype, quiet: bool):
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"Device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
-    processor = from_checkpoint(BarkProcessor, model)
-    bark = from_checkpoint(BarkModel, model, dtype="auto" if dtype is Dtype.auto else getattr(torch, dtype.value))
+    if model == BUNDLED and dtype is Dtype.auto:
+        dtype = Dtype.float32  # as `nano()`
+    folder = folder_of(model)
+    processor = from_checkpoint(BarkProcessor, folder)
+    bark = from_checkpoint(BarkModel, folder, dtype="auto" if dtype is Dtype.auto else getattr(torch, dtype.value))
     return bark.to(place).eval(), processor
 
 
@@ -43,7 +54,7 @@ def from_checkpoint(loaded_class, model: str, model_type: str | None = None, **o
     from transformers import PreTrainedConfig
 
     if not Path(model).is_dir() and (model.count("/") > 1 or model.startswith((".", "~", "/"))):
-        raise ValueError(f"There is no folder {model}. Pass a checkpoint's folder or a hub id like {DEFAULT_MODEL}.")
+        raise ValueError(f"There is no folder {model}. Pass a checkpoint's folder or a hub id like {FULL_MODEL}.")
     try:
         if model_type is not None:
             found = PreTrainedConfig.get_config_dict(model)[0].get("model_type")

@@ -73,7 +73,7 @@ class CodecTrainingArguments(TrainingArguments):
     save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept."})
     start: str = field(
         default="random",
-        metadata={"help": "random, or vocoder: speech that can be understood from the first step on, without pitch."},
+        metadata={"help": "random, or vocoder: speech that can be understood from the first step on, without melody."},
     )
     crop_seconds: float = field(default=0.5, metadata={"help": "Length of a crop; whole frames are taken."})
     eval_share: float = field(
@@ -90,8 +90,8 @@ class CodecTrainingArguments(TrainingArguments):
     split: list[int] = field(
         default_factory=list,
         metadata={
-            "help": "Where to cut a frame's numbers, as 3 9: each part starts a codebook of its own, what is left of "
-            "all the others. Of a vocoder's, from coarse to fine, a stage can then foretell the first ones."
+            "help": "Where to cut a frame's numbers, as 3 9 18: each part starts a codebook of its own, what is left "
+            "of all the others. Of a vocoder's, from coarse to fine, a stage can then foretell the first ones."
         },
     )
     quantizer_dropout: bool = field(
@@ -193,6 +193,10 @@ def train_codec(
 
     recordings: a folder, or paths, or (N,) arrays at `config.sampling_rate`. With `arguments.resume` a run that was
     killed goes on from its last whole checkpoint, and comes to the same weights: crops depend on (seed, number)."""
+    if arguments.split and arguments.split[-1] >= config.hidden_size:
+        raise ValueError(
+            f"--split cuts a frame of {config.hidden_size} numbers; {arguments.split} leaves none behind."
+        )
     output = Path(arguments.output_dir)
     found = find_recordings(recordings)
     train, codebooks, held_out = _crops(found, config, arguments)

@@ -1,14 +1,17 @@
 """A codec that speaks before it has learned: a channel vocoder, encoder and decoder, in closed form.
 
-The encoder measures how loud mel bands are, in logarithms; the decoder lets these gains excite one snippet a band, of
-multiples of 100 Hz where frames are 20 ms (Dudley, 1939): a voice without melody. What else the network has stays
-nearly silent and random, for training to use. Knows nothing of quantizers, files or the Trainer. Waveforms are (N,),
--1..1.
+The encoder measures how loud mel bands are, in logarithms, and guesses the voice's pitch; the decoder lets these gains
+excite one snippet a band, of multiples of 100, 150 or 200 Hz where frames are 20 ms, more for a higher voice (Dudley,
+1939): a voice without melody. What else the network has stays nearly silent and random, for training to use.
+Knows nothing of quantizers, files or the Trainer. Waveforms are (N,), -1..1.
 
 How a linear map goes through ELUs: with an offset above its lowest value a channel passes unchanged, and a channel
 that is always 1 takes the offset away behind a transposed convolution. How an exponential does: ELU(x) + 1 is exp(x)
-below 0. How a logarithm does: 1 - exp(-a x) for several a span it well enough for a linear readout."""
+below 0. How a logarithm does: 1 - exp(-a x) for several a span it well enough for a linear readout. How a decision
+does: an LSTM that adds up the evidence of some frames is at 1 or -1 behind its tangent, which makes a gain e times
+larger or smaller than its mean; less the smaller, it is there or not."""
 
+import math
 from collections.abc import Sequence
 from itertools import product
 from typing import Any
@@ -19,8 +22,13 @@ from torch import Tensor, nn
 from transformers import EncodecConfig, EncodecModel
 from transformers.audio_utils import hertz_to_mel, mel_filter_bank, mel_to_hertz
 
+from ..similarity import median_pitch
+
 BANDS, GAINS = 40, 1  # mel bands, and how many gains each has in a frame
-EVERY = 2  # multiples of the frame rate are the pitch: 100 Hz
+REGISTERS = (2, 3, 4)  # multiples of the frame rate that are the pitch: 100, 150, 200 Hz
+BETWEEN = (2.3, 3.0)  # frame rates, from which on a voice has the next: in the middle of flite's rms, awb and slt
+PITCH_SCALE = 8.0  # of a frame's last number, the pitch in nepers from 130 Hz
+EVIDENCE, MEMORY = 5.0, 2.2  # of a frame for a register, a neper; the bias of what is remembered of it: 0.9 a frame
 FADE = 80  # samples in which a snippet rises and falls
 WINDOW = 400  # samples in which loudness is measured
 FLOOR = 1e-10  # the least power of a band, of a snippet's at full scale
@@ -33,7 +41,7 @@ RIDGE = 1e-5  # of the readout's least squares, a frame
 SHAPE: dict[str, Any] = {
     "num_filters": 32,
     "upsampling_ratios": [4, 2, 40],
-    "hidden_size": 18,
+    "hidden_size": 19,
     "num_residual_layers": 0,
 }
 PIECE = 500  # frames that go through the encoder at once
@@ -50,7 +58,13 @@ def check_vocoder(config: EncodecConfig) -> None:
             f"A vocoder needs `num_residual_layers` 0, got {config.num_residual_layers}, and frames of a multiple of "
             f"{GAINS * FADE} samples, got {config.hop_length}."
         )
-    widths = (1, 1 + ratios[2], max(1 + ratios[1] * ratios[2], CENTERS * PHASES), 1 + BANDS * GAINS)
+    if config.num_lstm_layers != 1 or config.hidden_size < 2:
+        raise ValueError(
+            f"A vocoder needs `num_lstm_layers` 1, got {config.num_lstm_layers}, and `hidden_size` of 2 at least, got "
+            f"{config.hidden_size}: the last number of a frame is the pitch."
+        )
+    gains = BANDS * GAINS * len(REGISTERS)
+    widths = (1, 1 + ratios[2], max(1 + ratios[1] * ratios[2], CENTERS * PHASES), 2 + gains)
     widths = (*widths[:3], max(widths[3], 2 * CENTERS * len(LEVELS)))
     needed = max(-(-width // 2**level) for level, width in enumerate(widths))
     if filters < needed:
@@ -60,7 +74,8 @@ def check_vocoder(config: EncodecConfig) -> None:
 def start_as_vocoder(codec: EncodecModel, waves: Sequence[Tensor], seed: int = 0) -> float:
     """Gives a codec the weights of a vocoder for speech like `waves`; its frames are what a quantizer is made for.
 
-    Returns what share of the frames' variance the encoder misses, on some of the waves that it was not fitted to.
+    Returns what share of the frames' variance the encoder misses, but for the pitch, on some of the waves that it was
+    not fitted to.
     Raises ValueError for a shape without room (`check_vocoder`)."""
     check_vocoder(codec.config)
     torch.manual_seed(seed)
@@ -79,24 +94,27 @@ def start_as_vocoder(codec: EncodecModel, waves: Sequence[Tensor], seed: int = 0
 
 
 class Loudness:
-    """(N,) waveforms as frames (T, D): the cosine transform over bands of their logarithmic gains, its first numbers.
+    """(N,) waveforms as frames (T, D): the cosine transform over bands of their logarithmic gains, its first numbers,
+    and behind them the median pitch of the whole waveform.
 
-    What is left out is how single harmonics rise and fall in the bands: pitch, which the decoder cannot give back."""
+    What is left out is how single harmonics rise and fall in the bands: melody, which the decoder cannot give back."""
 
     def __init__(self, config: EncodecConfig, waves: Sequence[Tensor]):
         self.hop, self.rate = config.hop_length, config.sampling_rate
         self.filters = _mel_filters(WINDOW, self.rate)
         step = self.hop // GAINS
         self.centers = torch.arange(1, GAINS + 1) * step - WINDOW // 2  # no window ends after its frame
-        self.snippets = _windows(self.hop)[:, None] * _snippets(self.hop, self.rate)  # (GAINS, BANDS, 2 hop)
+        made = torch.stack([_snippets(self.hop, self.rate, every) for every in REGISTERS])
+        made *= (made[:1].square().sum(2, keepdim=True) / made.square().sum(2, keepdim=True)).sqrt()
+        self.snippets = _windows(self.hop)[:, None] * made[:, None]  # (REGISTERS, GAINS, BANDS, 2 hop)
         all_on = torch.zeros(100 * self.hop)
         for start in range(0, len(all_on) - 2 * self.hop, self.hop):
-            all_on[start : start + 2 * self.hop] += self.snippets.sum((0, 1))
+            all_on[start : start + 2 * self.hop] += self.snippets[0].sum((0, 1))
         self.unit = torch.ones(())
         self.unit = self.power(all_on)[20:80].mean((0, 1))
         logs = torch.cat([self.logs(wave) for wave in waves[:200]])
         self.mean, self.top = logs.mean(0), logs.amax(0) + 0.5  # louder gains than these are cut by the bend
-        self.axes = _cosines(GAINS * BANDS)[: config.hidden_size].T
+        self.axes = _cosines(GAINS * BANDS)[: config.hidden_size - 1].T
         self.scale = SCALE / ((logs - self.mean) @ self.axes[:, 0]).std()
         smooth = (logs - self.mean) @ self.axes @ self.axes.T + self.mean
         self.lost = 0.5 * ((2 * logs).exp().mean(0) / (2 * smooth).exp().mean(0)).log()  # of a band's loudness
@@ -113,7 +131,12 @@ class Loudness:
         return 0.5 * (self.power(wave) + FLOOR).log().flatten(1)
 
     def __call__(self, wave: Tensor) -> Tensor:
-        return (self.logs(wave) - self.mean) @ self.axes * self.scale
+        found = (self.logs(wave) - self.mean) @ self.axes * self.scale
+        try:
+            pitch = _nepers(median_pitch(wave.numpy(), self.rate))
+        except ValueError:  # hardly voiced
+            pitch = 0.0
+        return nn.functional.pad(found, (0, 1), value=PITCH_SCALE * pitch)
 
 
 def start_decoder(codec: EncodecModel, target: Loudness) -> None:
@@ -125,22 +148,31 @@ def start_decoder(codec: EncodecModel, target: Loudness) -> None:
     gains, pairs = GAINS * BANDS, joined * block
     first, *ups, last = _convolutions(codec.decoder)
     transform = _cosines(block)
+    one, pitch = len(REGISTERS) * gains, len(REGISTERS) * gains + 1  # channels: always 1; the pitch
 
     weight, bias = _small(first), torch.zeros(first.out_channels)
-    weight[: gains + 1] = 0
-    weight[:gains, : target.axes.shape[1], -1] = target.axes / target.scale
-    bias[:gains] = target.mean + target.lost - target.top  # ELU: gain - 1
-    bias[gains] = 1  # the channel that is always 1
+    weight[: pitch + 1] = 0
+    usual_gain = target.mean + target.lost - target.top  # ELU: gain - 1
+    for register in range(len(REGISTERS)):
+        own = slice(register * gains, (register + 1) * gains)
+        weight[own, : target.axes.shape[1], -1] = target.axes / target.scale
+        bias[own] = usual_gain - float(register > 0)  # the LSTM adds 1 where the pitch is as high, else takes 1
+    bias[one] = 1
+    weight[pitch, target.axes.shape[1], -1] = 1 / PITCH_SCALE
     _put(first, weight, bias)
 
-    snippets = target.snippets.reshape(gains, -1, joined, block) * target.top.exp()[:, None, None, None]
-    made = snippets @ transform.T  # (gains, blocks, joined, block)
-    usual = (made * (target.mean - target.top).exp()[:, None, None, None]).square().sum(0).mean((0, 1)).sqrt() + 1e-4
-    made = (made / usual).flatten(2).transpose(1, 2)  # (gains, coefficients, blocks)
+    snippets = target.snippets.reshape(len(REGISTERS), gains, -1, joined, block)
+    made = snippets @ transform.T * target.top.exp()[:, None, None, None]  # (REGISTERS, gains, blocks, joined, block)
+    usual = (made[0] * usual_gain.exp()[:, None, None, None]).square().sum(0).mean((0, 1)).sqrt() + 1e-4
+    made = (made / usual).flatten(3).transpose(2, 3)  # (REGISTERS, gains, coefficients, blocks)
+    low = math.exp(-2)  # of a gain whose register is not there
+    higher = made.diff(dim=0) / (1 - low)
+    made = torch.cat([made[0] - low * higher.sum(0), *higher])  # (REGISTERS * gains, coefficients, blocks)
 
     weight, bias = _small(ups[0]), torch.zeros(ups[0].out_channels)
     weight[:, : pairs + 1] = 0
-    weight[:gains, :pairs], weight[gains, :pairs] = made, made.sum(0)
+    weight[pitch] = 0
+    weight[:one, :pairs], weight[one, :pairs] = made, made.sum(0)
     bias[:pairs], bias[pairs] = OFFSET, 1
     _put(ups[0], weight, bias)
 
@@ -164,7 +196,17 @@ def start_decoder(codec: EncodecModel, target: Loudness) -> None:
     weight[0, 0] = 0
     weight[0, 0, -1] = 1 / loud
     _put(last, weight, torch.full((1,), -2.0))
-    _silence_lstm(codec.decoder)
+    lstm = _silence_lstm(codec.decoder)
+    size = lstm.hidden_size
+    for register, multiple in enumerate(BETWEEN, 1):
+        hertz = multiple * codec.config.sampling_rate / codec.config.hop_length
+        into, forget, cell, out = (
+            slice(k * size + register * gains, k * size + (register + 1) * gains) for k in range(4)
+        )
+        lstm.bias_ih_l0[into] = lstm.bias_ih_l0[out] = 20
+        lstm.bias_ih_l0[forget] = MEMORY
+        lstm.weight_ih_l0[cell, pitch] = EVIDENCE
+        lstm.bias_ih_l0[cell] = -EVIDENCE * _nepers(hertz)
 
 
 def start_encoder(codec: EncodecModel, target: Loudness, waves: Sequence[Tensor]) -> float:
@@ -235,7 +277,7 @@ def start_encoder(codec: EncodecModel, target: Loudness, waves: Sequence[Tensor]
     _put(last, weight, bias)
     wanted = torch.cat([target(wave) for wave in held])
     error = wanted - torch.cat([seen(wave).float() @ found for wave in held])
-    return float(error.square().sum() / (wanted - wanted.mean(0)).square().sum())
+    return float(error[:, :-1].square().sum() / (wanted - wanted.mean(0))[:, :-1].square().sum())
 
 
 def _before(part: Any, convolution: Any, wave: Tensor) -> Tensor:
@@ -267,11 +309,16 @@ def _put(layer: Any, weight: Tensor, bias: Tensor) -> None:
     layer.bias.copy_(bias)
 
 
-def _silence_lstm(part: Any) -> None:
-    for layer in part.layers:
-        if hasattr(layer, "lstm"):
-            for weight in layer.lstm.parameters():
-                weight.zero_()
+def _silence_lstm(part: Any) -> Any:
+    """What it adds to its input becomes 0."""
+    (lstm,) = (layer.lstm for layer in part.layers if hasattr(layer, "lstm"))
+    for weight in lstm.parameters():
+        weight.zero_()
+    return lstm
+
+
+def _nepers(hertz: float) -> float:
+    return math.log(hertz / 130)
 
 
 def _cosines(size: int) -> Tensor:
@@ -293,13 +340,13 @@ def _windows(hop: int) -> Tensor:
     return windows
 
 
-def _snippets(hop: int, rate: int) -> Tensor:
-    """(BANDS, 2 hop) all multiples of the pitch, in random phases, as much of each as the band has of it."""
+def _snippets(hop: int, rate: int, every: int) -> Tensor:
+    """(BANDS, 2 hop) all multiples of `every` frame rates, in random phases, as much of each as the band has of it."""
     shares = _mel_filters(hop, rate)  # (hop / 2 + 1, BANDS)
-    heard = torch.arange(len(shares)) % EVERY == 0
+    heard = torch.arange(len(shares)) % every == 0
     for band in shares.T:
         if not (band * heard).any():  # too narrow to hold a line: it takes the nearest
-            band[(band.argmax() / EVERY).round().int().clamp(min=1) * EVERY] = band.amax()
+            band[(band.argmax() / every).round().int().clamp(min=1) * every] = band.amax()
     shares[~heard] = 0
     shares = (shares / shares.sum(1, keepdim=True).clamp(min=1e-9)).sqrt()
     shares[[0, -1]] = 0
