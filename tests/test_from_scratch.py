@@ -88,6 +88,7 @@ def test_no_ascii_word_is_unknown_to_the_tokenizer(recipe):
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     assert tokenizer.unk_token_id not in ids
     assert tokenizer.tokenize("THE") == ["the"]
+    assert tokenizer.tokenize("a. b?! c.") == ["a", ",", "b", ",", "c", "."]
     assert len(tokenizer) <= 256
 
 

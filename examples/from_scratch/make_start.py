@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from datasets import Dataset
 from phones import FRAME_RATE, VOCAB_SIZE
 from recipe import Work, opened, parser, say
-from transformers import BertTokenizer
+from transformers import BertTokenizer, PreTrainedTokenizerFast
 
 from bark_hf import BarkProcessor, BarkSemanticTokenizerConfig
 from bark_hf.codec import BarkCodec
@@ -18,14 +18,16 @@ from bark_hf.training.scratch import Size, Windows, new_bark
 from bark_hf.training.stages import STAGES, save_composite
 
 HOP_LENGTH = round(16_000 / FRAME_RATE)
+WITHIN = r"[.!?;:…]+(?=\s+\S)"
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
-def text_tokenizer(texts: Iterable[str], vocab_size: int) -> BertTokenizer:
+def text_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
     """Lower-case word pieces: all letters and digits, alone and within words, and then the texts' most usual pieces.
 
-    No word of ASCII is unknown to it, whatever the texts hold."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+    No word of ASCII is unknown to it, whatever the texts hold. What ends a sentence within a text becomes a comma:
+    the corpus's texts are single sentences, so that a stage learns to end there."""
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
     learner = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     learner.normalizer, learner.pre_tokenizer = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer()
@@ -34,7 +36,10 @@ def text_tokenizer(texts: Iterable[str], vocab_size: int) -> BertTokenizer:
     signs = string.ascii_lowercase + string.digits
     known = [*SPECIAL, *string.punctuation, *signs, *(f"##{sign}" for sign in signs)]
     pieces = list(dict.fromkeys([*known, *(piece for piece in learned if piece.isascii())]))
-    return BertTokenizer(vocab={piece: number for number, piece in enumerate(pieces[:vocab_size])})
+    bert = BertTokenizer(vocab={piece: number for number, piece in enumerate(pieces[:vocab_size])})
+    made = bert.backend_tokenizer
+    made.normalizer = normalizers.Sequence([normalizers.Replace(Regex(WITHIN), ","), made.normalizer])
+    return PreTrainedTokenizerFast(tokenizer_object=made, **bert.special_tokens_map)
 
 
 def semantic_units(work: Work, corpus: Dataset) -> BarkSemanticTokenizer:
