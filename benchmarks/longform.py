@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from quality import HEARD_RATE, error_rates, held_out, load, published, recognized
+from quality import HEARD_RATE, error_rates, held_out, load, recognized, tell
 from tqdm import tqdm
 
 from bark_hf import speaker_similarity
 from bark_hf.audio import resample
-from bark_hf.bench.machine import commit, cores, hardware, peak_memory, reset_peak_memory, versions
+from bark_hf.bench.machine import cores, peak_memory, reset_peak_memory
 from bark_hf.best_of import most_ids, stage_options
 from bark_hf.cast import MODES
 from bark_hf.guard import judge, longest_silence, spoken_words
@@ -58,17 +58,7 @@ def main() -> None:
         results[mode] = long(given, model, processor, texts, preset, mode)
     for name, one in results.items():
         print(f"{name:9} {json.dumps(one)}", file=sys.stderr)
-    result = {
-        "benchmark": "longform",
-        "options": published(given),
-        "results": results,
-        "hardware": hardware(model.device),
-        "versions": versions(),
-        "commit": commit(),
-    }
-    if given.output:
-        given.output.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result))
+    tell("longform", given, results, model.device)
 
 
 def short(given: argparse.Namespace, model, processor, texts: list[str], preset: str, **options) -> dict:

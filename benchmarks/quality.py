@@ -62,15 +62,21 @@ def main() -> None:
         picture(given.picture, rows[0]["text"], teacher[0], waves[0])
     heard = recognized(teacher if given.teacher_only else [*teacher, *waves], given.num_proc)
     heard = [heard[: len(rows)], heard[-len(rows) :]]
+    results = judged(rows, teacher, waves, heard)
+    print(table(results), file=sys.stderr)
+    tell("quality", given, results, torch.device(given.device))
+
+
+def tell(benchmark: str, given: argparse.Namespace, results: dict, device: torch.device) -> None:
+    """Results with all that they were measured under: one JSON line, and the file of `--output`."""
     result = {
-        "benchmark": "quality",
+        "benchmark": benchmark,
         "options": published(given),
-        "results": judged(rows, teacher, waves, heard),
-        "hardware": hardware(torch.device(given.device)),
+        "results": results,
+        "hardware": hardware(device),
         "versions": versions(),
         "commit": commit(),
     }
-    print(table(result["results"]), file=sys.stderr)
     if given.output:
         given.output.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result))

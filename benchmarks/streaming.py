@@ -11,11 +11,11 @@ from statistics import median
 
 import numpy as np
 import torch
-from quality import error_rates, held_out, load, published, recognized
+from quality import error_rates, held_out, load, recognized, tell
 from tqdm import tqdm
 
 from bark_hf.audio import resample
-from bark_hf.bench.machine import commit, cores, hardware, versions
+from bark_hf.bench.machine import cores
 from bark_hf.guard import spoken_words
 from bark_hf.training.codec_network import SpectralDistance
 
@@ -63,17 +63,7 @@ def main() -> None:
     for name, one in results.items():
         print(f"{name:22} first audio {one['first_audio_s']:6.3f} s  RTF {one['rtf']:5.2f}  WER {one['wer']:.3f}  "
               f"log-mel distance {one['log_mel_distance']:.3f}", file=sys.stderr)  # fmt: skip
-    result = {
-        "benchmark": "streaming",
-        "options": published(given),
-        "results": results,
-        "hardware": hardware(model.device),
-        "versions": versions(),
-        "commit": commit(),
-    }
-    if given.output:
-        given.output.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result))
+    tell("streaming", given, results, model.device)
 
 
 def spoken(model, processor, row: dict, given: argparse.Namespace, options: dict | None) -> dict:
