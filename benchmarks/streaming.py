@@ -3,7 +3,6 @@
 Reads the held-out corpus of examples/from_scratch, one text at a time. A table for people, then one JSON line."""
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
