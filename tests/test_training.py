@@ -13,7 +13,7 @@ from transformers import TrainingArguments
 
 from bark_hf.audio import read_metadata
 from bark_hf.training.metrics import ranks
-from bark_hf.training.run import last_checkpoint, train_stage
+from bark_hf.training.run import ByLength, last_checkpoint, train_stage
 from bark_hf.training.samples import SpeakCallback
 from bark_hf.training.stages import LORA_LAYERS, STAGES, Stage, add_lora
 from bark_hf.training.utterances import Utterances
@@ -99,17 +99,31 @@ def test_an_overfitted_stage_gives_its_utterances_back(bark, name, tmp_path):
             assert (made == codes).float().mean() > 0.99
 
 
-@pytest.mark.parametrize("name", STAGES)
-def test_a_resumed_run_ends_with_the_same_weights(tiny, name, tmp_path):
-    """Histories, windows and codebooks are drawn from (seed, epoch, example), so a new process draws the same."""
+@pytest.mark.parametrize(("name", "order"), [*((name, "random") for name in STAGES), ("semantic", "group_by_length")])
+def test_a_resumed_run_ends_with_the_same_weights(tiny, name, order, tmp_path):
+    """Histories, windows and codebooks are drawn from (seed, epoch, example), so a new process draws the same; so is
+    the order, in the middle of the second epoch too."""
     results = []
-    for folder, halts in (("whole", [6]), ("halved", [3, 6])):
+    for folder, halts in (("whole", [8]), ("halved", [5, 8])):
         for halt in halts:
             stage = Stage(name, copy.deepcopy(tiny))
-            options = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3, "lr_scheduler_type": "constant"}
+            options = {"save_strategy": "steps", "save_steps": 5, "lr_scheduler_type": "constant",
+                       "train_sampling_strategy": order}  # fmt: skip
             train_stage(stage, utterances(stage), None, arguments(tmp_path / folder, **{**options, "max_steps": halt}))
         results.append(weights(stage.network))
     assert_close(*results)
+
+
+def test_rows_of_a_length_come_in_an_order_of_seed_and_epoch(bark):
+    """Whatever else draws random numbers, on one process or another: else processes would share rows and miss some."""
+    data = utterances(Stage("semantic", bark), seed=3)
+    orders = []
+    for epoch in (0, 1, 1):
+        data.set_epoch(epoch)
+        orders.append(list(ByLength(data, 2)))
+        torch.rand(1)
+    assert orders[1] == orders[2] != orders[0]
+    assert sorted(orders[1]) == list(range(len(data)))
 
 
 @since_5_20

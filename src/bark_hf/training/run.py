@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import extract_model_from_parallel
 from torch.utils.data import SequentialSampler
@@ -135,6 +136,20 @@ class StageTrainingArguments(TrainingArguments):
         super().__post_init__()
 
 
+class ByLength(LengthGroupedSampler):
+    """Rows of about the same length together, in an order that depends on the utterances' (seed, epoch) alone: the
+    same on every process, and for a run that goes on."""
+
+    def __init__(self, utterances: Utterances, batch_size: int):
+        super().__init__(batch_size, lengths=utterances.lengths, generator=torch.Generator())
+        self.utterances = utterances
+
+    def __iter__(self):
+        seed = np.random.SeedSequence((self.utterances.seed, int(self.utterances.epoch)))
+        self.generator.manual_seed(int(seed.generate_state(1)[0]))
+        return super().__iter__()
+
+
 class StageTrainer(Trainer):
     """The stock Trainer over `Utterances`, whose lengths it cannot see by itself, and with Muon."""
 
@@ -143,8 +158,7 @@ class StageTrainer(Trainer):
     def _get_train_sampler(self, train_dataset=None):
         if self.args.train_sampling_strategy != "group_by_length":
             return super()._get_train_sampler(train_dataset)
-        together = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        return LengthGroupedSampler(together, lengths=self.train_dataset.lengths)
+        return ByLength(self.train_dataset, self.args.train_batch_size * self.args.gradient_accumulation_steps)
 
     def _get_eval_sampler(self, eval_dataset):
         return SequentialSampler(eval_dataset)
