@@ -23,7 +23,7 @@ from bark_hf.best_of import most_ids, stage_options
 from bark_hf.cast import MODES
 from bark_hf.guard import judge, longest_silence, spoken_words
 from bark_hf.joins import click_ratio
-from bark_hf.longform import speak_long
+from bark_hf.longform import MAX_SECONDS, speak_long
 from bark_hf.sentences import seconds_of
 
 PARAGRAPH = 5  # sentences
@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--voice", default="rms", help="of the corpus (%(default)s)")
     parser.add_argument("--preset", default="en_speaker_{}", help="the preset of a voice (%(default)s)")
     parser.add_argument("--wild", type=float, default=1.2, help="semantic temperature that provokes bad runs")
+    parser.add_argument("--max-seconds", type=float, default=MAX_SECONDS, help="of a chunk (%(default)s)")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--num-proc", type=int, default=cores(), help="processes that recognize (%(default)s)")
@@ -92,7 +93,8 @@ def long(given: argparse.Namespace, model, processor, texts: list[str], preset: 
         total, count = total + seconds_of(texts[count % len(texts)], "en"), count + 1
     said = list(islice(cycle(texts), count))
     paragraphs = [" ".join(said[i : i + PARAGRAPH]) for i in range(0, count, PARAGRAPH)]
-    options = {"voice": preset, "mode": mode, "seed": given.seed, "batch_size": given.batch_size, "language": "en"}
+    options = {"voice": preset, "mode": mode, "seed": given.seed, "batch_size": given.batch_size, "language": "en",
+               "max_seconds": given.max_seconds}  # fmt: skip
     text, pieces, peaks, first = "\n\n".join(paragraphs), [], [], 0.0
     reset_peak_memory(model.device)
     start = time.perf_counter()
