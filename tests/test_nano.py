@@ -25,7 +25,7 @@ TEXTS = [  # Harvard's, never trained on
 ]
 VOICES = ("rms", "slt", "awb", "kal16")
 MEASURED = 0.45  # word error rate of these texts in all voices, in the mean over eight seeds
-MARGIN = 0.10  # nearly three deviations between seeds: other kernels draw other ids
+MARGIN = 0.10  # two and a half deviations between seeds: other kernels draw other ids
 OWN = 0.9  # of the samples, at least, sound most like the voice asked for; with each of those seeds all did
 
 
