@@ -223,6 +223,11 @@ def test_judged_tells_lengths_words_and_voices():
     assert (found["low"]["too_short"], found["high"]["too_long"], found["all"]["wrong_length"]) == (0.5, 0.5, 0.5)
 
 
+def test_passages_are_ended_sentences_in_a_row(recipe):
+    made = recipe("texts").passages(["a boat", "is it late?", "of wood.", "one", "two", "left over", "alone"])
+    assert list(made) == ["a boat. is it late?", "of wood. one. two.", "left over. alone."]
+
+
 @pytest.mark.skipif(shutil.which("flite") is None, reason="needs flite")
 def test_flite_reads_aloud_and_keeps_what_it_has_read(recipe, tmp_path):
     read_aloud = recipe("make_data").read_aloud

@@ -47,7 +47,7 @@ def smallest(model: BarkModel) -> dict[str, torch.Tensor]:
 
 def card(work: Work, model: BarkModel, quality: Path | None) -> str:
     """The model card, from the template beside this file and what the steps noted."""
-    data = work.settings["data"]["utterances"]
+    data = work.settings["data"]
     done = json.loads((work.folder / "trained" / "model" / "training.json").read_text(encoding="utf-8"))
     steps = ["| step | minutes | on |", "|---|---|---|"]
     steps += [f"| {step} | {one['seconds'] / 60:.0f} | {one['on']} |" for step, one in work.steps().items()]
@@ -66,7 +66,8 @@ def card(work: Work, model: BarkModel, quality: Path | None) -> str:
         weights=f"{sum(weight.numel() for weight in model.parameters()) / 1e6:.1f}",
         rate=model.generation_config.sample_rate,
         hours=f"{done['hours']:.1f}",
-        utterances=", ".join(f"{count} of {voice}" for voice, count in data.items()),
+        utterances=", ".join(f"{count} of {voice}" for voice, count in data["utterances"].items()),
+        passages=data["passages"],
         versions=f"bark_hf {done['bark_hf']} and torch {done['torch']}",
         steps="\n".join(steps),
         results="\n".join(results),

@@ -8,13 +8,14 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import soundfile
 from phones import semantic_ids
 from recipe import begun, parser, say
-from texts import digest, held_out_texts, training_texts
+from texts import digest, held_out_texts, passages, training_texts
 from tqdm import tqdm
 
 from bark_hf.audio import read_audio, to_mono, write_audio
@@ -77,7 +78,8 @@ def main() -> None:
         for voice, count in data["utterances"].items():
             # the order is the voice's own and does not depend on the count: more keep what there is
             own = sorted(phrases, key=lambda text, voice=voice: digest(f"{voice} {text}"))
-            readings += [(text, voice) for text in [*common, *own][:count]]
+            said = [*[*common, *own][:count], *islice(passages(reversed(own)), data["passages"])]
+            readings += [(text, voice) for text in said]
         readings.sort(key=lambda reading: digest(" ".join(reading)))  # a killed run has some of every voice
         made = read_aloud(readings, work.folder / "train", data["max_seconds"])
         texts = held_out_texts(data["held_out"])

@@ -7,8 +7,9 @@ import random
 import re
 import string
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
+from itertools import cycle, islice
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -80,6 +81,16 @@ def letters(count: int = 300) -> list[str]:
     while len(made) < count:
         made.append(", ".join(draw.choices(string.ascii_uppercase, k=draw.randint(2, 6))))
     return list(dict.fromkeys(made))
+
+
+def passages(texts: Iterable[str]) -> Iterator[str]:
+    """Two or three texts in a row as one, each ended: single sentences do not teach to read on."""
+    rest = iter(texts)
+    for size in cycle((2, 3)):
+        some = list(islice(rest, size))
+        if len(some) < size:
+            return
+        yield " ".join(text if text[-1] in ".?!" else f"{text}." for text in some)
 
 
 def words(text: str) -> str:
