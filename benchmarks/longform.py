@@ -95,16 +95,18 @@ def long(given: argparse.Namespace, model, processor, texts: list[str], preset: 
     paragraphs = [" ".join(said[i : i + PARAGRAPH]) for i in range(0, count, PARAGRAPH)]
     options = {"voice": preset, "mode": mode, "seed": given.seed, "batch_size": given.batch_size, "language": "en",
                "max_seconds": given.max_seconds}  # fmt: skip
-    text, pieces, peaks, first = "\n\n".join(paragraphs), [], [], 0.0
+    text, peaks, first = "\n\n".join(paragraphs), [], 0.0
     reset_peak_memory(model.device)
     start = time.perf_counter()
     speech = speak_long(model, processor, text, **options)
-    for piece in tqdm(speech, desc=mode, unit="chunk"):
-        first = first or time.perf_counter() - start
-        pieces.append(piece.audio)
-        peaks.append((peak_memory(model.device) or 0) / 1e6)
-    seconds, audio, rate = time.perf_counter() - start, np.concatenate(pieces), speech.sampling_rate
-    chunks = speech.chunks
+    with tempfile.TemporaryFile() as kept:  # on disk, so that memory is the model's alone
+        for piece in tqdm(speech, desc=mode, unit="chunk"):
+            first = first or time.perf_counter() - start
+            kept.write(piece.audio.tobytes())
+            peaks.append((peak_memory(model.device) or 0) / 1e6)
+        seconds, rate, chunks = time.perf_counter() - start, speech.sampling_rate, speech.chunks
+        kept.seek(0)
+        audio = np.frombuffer(kept.read(), np.float32)
     spans = [(round(one["start"] * rate), round(one["end"] * rate)) for one in chunks]
     waves = [audio[a:b] for a, b in spans]
     anchor = model.decode_audio([torch.tensor(processor.voice(preset).fine_prompt)])[0].cpu().numpy()

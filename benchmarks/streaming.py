@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("model", help="a composite checkpoint, or nano for the bundled one")
     parser.add_argument("data", type=Path, help="held-out recordings: a corpus with speakers, such as WORK/heldout")
     parser.add_argument("--sentences", type=int, default=10, help="of each voice (%(default)s)")
+    parser.add_argument("--mode", choices=MODES, action="append", help="beside generate; by default all")
     parser.add_argument("--preset", default="en_speaker_{}", help="the preset of a voice (%(default)s)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--num-proc", type=int, default=cores(), help="processes that recognize (%(default)s)")
@@ -44,8 +45,8 @@ def main() -> None:
     model, processor = load(given.model)
     rows = held_out(given.data, None, given.sentences)
     model.warmup()
-    made = {name: [spoken(model, processor, row, given, options) for row in tqdm(rows, desc=name)]
-            for name, options in MODES.items()}  # fmt: skip
+    made = {name: [spoken(model, processor, row, given, MODES[name]) for row in tqdm(rows, desc=name)]
+            for name in dict.fromkeys(["generate", *(given.mode or MODES)])}  # fmt: skip
     rate = model.generation_config.sample_rate
     texts = [spoken_words(row["text"]) for row in rows]
     distance = SpectralDistance(rate)

@@ -26,7 +26,7 @@ def text_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizer
     """Lower-case word pieces: all letters and digits, alone and within words, and then the texts' most usual pieces.
 
     No word of ASCII is unknown to it, whatever the texts hold. What ends a sentence within a text becomes a comma:
-    the corpus's texts are single sentences, so that a stage learns to end there."""
+    most of the corpus's texts are single sentences, so that a stage learns to end there."""
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
     learner = Tokenizer(models.WordPiece(unk_token="[UNK]"))
