@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from .codec import BarkCodec, is_offloaded
 
 
-def check_causal(config) -> None:
+def check_causal(codec: BarkCodec) -> None:
     """Raises ValueError for a codec that looks ahead or normalizes over time: it cannot decode in pieces."""
-    if not config.use_causal_conv or config.norm_type != "weight_norm" or config.trim_right_ratio != 1.0:
+    if not codec.is_causal:
         raise ValueError("This model's codec is not causal: it decodes whole utterances only; use `generate`.")
 
 
@@ -24,7 +24,7 @@ class CodecStream:
     An offloaded codec has its weights for whole decodes only: everything then comes at the `end`."""
 
     def __init__(self, codec: BarkCodec):
-        check_causal(codec.config)
+        check_causal(codec)
         self.codec = codec
         self.steps = [_stateful(layer) for layer in codec.decoder.layers]
         self.needed: float = 1 + max(step.context for step in self.steps if isinstance(step, _Convolution))

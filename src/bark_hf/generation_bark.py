@@ -190,7 +190,7 @@ class BarkGenerationMixin:
             raise ValueError(f"`stream` speaks one text, got {len(texts)}; `generate` takes several.")
         (voice,) = check_voices(history_prompt, 1, run.vocabulary)
         (row_seed,) = row_seeds(1, seed, generator)
-        check_causal(self.codec_model.config)
+        check_causal(self.codec_model)
         for name, seconds in (("lookahead", lookahead), ("overlap", overlap)):
             number = isinstance(seconds, Real) and not isinstance(seconds, bool)
             if seconds is not None and not (number and 0 <= seconds < math.inf):

@@ -1,0 +1,50 @@
+"""Decoding rows of any length: few lengths reach the network, and what comes out is each row's own decode."""
+
+import pytest
+import torch
+from transformers import EncodecConfig
+
+from bark_hf.codec import BarkCodec
+
+SIZES = {"num_filters": 4, "hidden_size": 16, "codebook_size": 32, "codebook_dim": 16}
+
+
+def made(**config) -> BarkCodec:
+    torch.manual_seed(1)
+    return BarkCodec(EncodecConfig(**SIZES, **config)).eval()
+
+
+@pytest.mark.parametrize("kernel", [7, 40])
+def test_a_row_decodes_as_the_network_alone_does(kernel):
+    codec = made(kernel_size=kernel)
+    rows = [torch.randint(0, 32, (8, frames)) for frames in (0, 1, 6, 7, 16, 17, 33, 41, 41, 77, 250)]
+    with torch.no_grad():
+        waves = codec.decode_all(rows)
+        wanted = [codec(audio_codes=row[None])[0] if row.shape[1] else torch.zeros(0) for row in rows]
+    for wave, own, row in zip(waves, wanted, rows, strict=True):
+        assert wave.shape == own.shape == (320 * row.shape[1],)
+        torch.testing.assert_close(wave, own, atol=1e-6, rtol=1e-5)
+    assert all(wave.untyped_storage().nbytes() == wave.nbytes for wave in waves), "no wave holds more than itself"
+
+
+@pytest.mark.parametrize("config", [{"use_causal_conv": False}, {"norm_type": "time_group_norm"}])
+def test_a_codec_that_looks_ahead_sees_no_frames_that_are_not_there(config):
+    codec = made(**config)
+    row = torch.randint(0, 32, (8, 77))
+    with torch.no_grad():
+        assert torch.equal(codec.decode_all([row])[0], codec(audio_codes=row[None])[0])
+
+
+def test_texts_of_all_lengths_meet_few_lengths(monkeypatch):
+    """A CPU's library keeps what it made for each length, hundreds of megabytes of it in ten minutes of chunks."""
+    codec, seen = made(), []
+    monkeypatch.setattr(
+        BarkCodec,
+        "forward",
+        lambda self, audio_codes: seen.append(audio_codes.shape[-1]) or torch.zeros(1, 320 * audio_codes.shape[-1]),
+    )
+    for frames in range(1, 1025):
+        (wave,) = codec.decode_all([torch.zeros(8, frames, dtype=torch.long)])
+        assert len(wave) == 320 * frames
+        assert frames <= seen[-1] <= max(frames, 9 * frames / 8)
+    assert len(set(seen)) <= 16 + 8 * 6
