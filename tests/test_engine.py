@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from bark_hf import BarkModel, decoding
+from bark_hf import fast_step as fast_step_module
 from bark_hf.decoding import DecodeSession, SessionPool, _runs
 from bark_hf.fast_step import fast_step
 from bark_hf.quantization import FEW_ROWS, Int8Linear, quantize_linears
@@ -275,6 +276,29 @@ def test_a_norm_inside_a_block_counts_too(small):
     assert fast_step(model.semantic) is None
 
 
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("cpu", ["AMD EPYC", "Intel(R) Xeon(R)"])
+def test_a_step_is_the_forward_on_every_cpu(small, monkeypatch, cpu, dtype, rows):
+    """Each takes the kernels that are fastest there; here run on whatever CPU this is."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": cpu}, raising=False)
+    model = copy.deepcopy(small.model).coarse_acoustics.to(dtype)
+    kernel = fast_step_module._product_for(model.lm_head.weight)
+    assert kernel.__name__ == {
+        ("AMD EPYC", torch.float32): "_onednn", ("Intel(R) Xeon(R)", torch.bfloat16): "_by_rows",
+    }.get((cpu, dtype), "linear")  # fmt: skip
+    with torch.autocast("cpu", torch.bfloat16):
+        assert fast_step_module._product_for(model.lm_head.weight) is nn.functional.linear
+    legal, ids = (2, 20), torch.randint(0, 20, (rows, 12))
+    with torch.no_grad():
+        session = DecodeSession(model, rows, 64)
+        session.fast = fast_step(model)
+        session.prefill(0, [{"input_ids": row[:9]} for row in ids], legal)
+        made = torch.stack([session.step(ids[:, i], legal) for i in (9, 10, 11)], dim=1)
+        wanted = model(ids).logits[:, 9:, slice(*legal)]
+    torch.testing.assert_close(made, wanted, **({} if dtype == torch.float32 else {"atol": 0.02, "rtol": 0.05}))
+
+
 def test_hooks_on_heads_are_called(small):
     """A plain head is read by its weight; a hooked one must be called."""
     model, calls = copy.deepcopy(small.model), []
@@ -360,9 +384,9 @@ def test_an_int8_model_speaks_much_like_the_float_one(small):
     assert len(model.generate(**small.processor("Hello"), seed=1, **BRIEF)[0])
 
 
-@pytest.mark.parametrize(("capability", "dtype"), [("amx_bf16", torch.bfloat16), ("avx2", torch.float32)])
+@pytest.mark.parametrize(("capability", "dtype"), [("amx_bf16", torch.bfloat16), ("avx512_bf16", torch.float32)])
 def test_what_is_not_int8_takes_the_type_that_the_cpu_computes_in(small, monkeypatch, capability, dtype):
-    """bfloat16 attention without bfloat16 instructions takes twice as long as float32's."""
+    """bfloat16 attention of one position takes twice as long as float32's without AMX, or longer."""
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {capability: True}, raising=False)
     model = copy.deepcopy(small.model).quantize_int8()
     assert {stage.dtype for stage in (model.semantic, model.coarse_acoustics, model.fine_acoustics)} == {dtype}

@@ -9,6 +9,7 @@ import bark_hf
 
 PACKAGE = Path(bark_hf.__file__).parent
 RANKS = [
+    {"cpu"},
     {
         "files",
         "configuration_bark",
@@ -40,7 +41,7 @@ RANKS = [
     {"training", "convert", "bench", "nano", "compat", "register", "remote_code"},
     {"apps"},
 ]
-CORE = [name for rank in RANKS[:7] for name in rank if name != "audio"]
+CORE = [name for rank in RANKS[:8] for name in rank if name != "audio"]
 ALLOWED_IN_CORE = {"torch", "transformers", "numpy", "safetensors", "huggingface_hub"} | sys.stdlib_module_names
 LAZILY = {"accelerate", "py3langid", "sklearn"}  # inside a function
 

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .cpu import is_amd
+
 linear, layer_norm = nn.functional.linear, nn.functional.layer_norm
 
 
@@ -22,6 +24,7 @@ class FastStep:
         self.head_dim = config.hidden_size // config.num_heads
         self.tokens, self.places = model.input_embeds_layer.weight, model.position_embeds_layer.weight
         self.norm, self.head = _norm(model.layernorm_final), model.lm_head
+        self.head_product = _product_for(self.head.weight) if is_plain(self.head) else None
         self.blocks = [
             (
                 _norm(block.layernorm_1), _linear(block.attn.att_proj), _linear(block.attn.out_proj),
@@ -58,8 +61,8 @@ class FastStep:
             wide = nn.functional.gelu(mlp_in(layer_norm(hidden, shape, *norm_2)))
             hidden = hidden + mlp_out(wide)
         hidden = layer_norm(hidden, shape, *self.norm)
-        if legal is not None and is_plain(self.head) and self.head.bias is None:
-            return _product(hidden, self.head.weight[legal[0] : legal[1]], None)
+        if legal is not None and self.head_product is not None and self.head.bias is None:
+            return self.head_product(hidden, self.head.weight[legal[0] : legal[1]], None)
         logits = self.head(hidden)
         return logits if legal is None else logits[:, legal[0] : legal[1]]
 
@@ -94,12 +97,28 @@ def _linear(module: nn.Module) -> Callable[[Tensor], Tensor]:
         return module
     weight: Any = module.weight
     bias: Any = module.bias
-    return lambda hidden: _product(hidden, weight, bias)
+    product = _product_for(weight)
+    return lambda hidden: product(hidden, weight, bias)
 
 
-def _product(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """(n, D) @ (V, D)^T. On a CPU torch's 16-bit matrix-vector kernel is faster for one row than its matrix one."""
-    if len(hidden) == 1 and weight.dtype == torch.bfloat16 and weight.device.type == "cpu":
-        product = torch.mv(weight, hidden[0])[None]
-        return product if bias is None else product + bias
-    return linear(hidden, weight, bias)
+def _product_for(weight: Tensor) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+    """What takes (n, D), (V, D) and a bias (V,) or None to (n, V) fastest for few rows on the weight's device."""
+    if weight.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
+        return linear
+    if weight.dtype == torch.bfloat16 and not is_amd():
+        return _by_rows
+    if weight.dtype == torch.float32 and is_amd() and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return _onednn
+    return linear
+
+
+def _by_rows(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Torch's 16-bit matrix-vector kernel is faster for one row than its matrix one."""
+    if len(hidden) > 1:
+        return linear(hidden, weight, bias)
+    product = torch.mv(weight, hidden[0])[None]
+    return product if bias is None else product + bias
+
+
+def _onednn(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(hidden, weight, bias, "none", [], "")

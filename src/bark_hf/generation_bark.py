@@ -16,13 +16,14 @@ from transformers import GenerationConfig
 from transformers.utils import ModelOutput
 
 from .codec_stream import check_causal
+from .cpu import has_amx
 from .decoding import SessionPool
 from .generation_configuration_bark import BarkGenerationConfig
 from .generation_inputs import check_batch_size, check_ids, check_texts, check_voices
 from .generation_options import all_options, stage_options
 from .generation_run import Request, Run, warn_silent
 from .generation_stream import stream_audio
-from .quantization import computes_bfloat16, quantize_linears
+from .quantization import quantize_linears
 from .sampling import MAX_SEED, row_seeds
 from .vocabulary import Vocabulary
 from .voices import Voice
@@ -290,12 +291,12 @@ class BarkGenerationMixin:
         """Makes the blocks' linear layers int8, in place, for speed on a CPU; returns the model.
 
         Weights are symmetric for each output row, activations are quantized as they come. Embeddings, norms, heads and
-        caches become `dtype`, by default the faster one here: bfloat16 where the CPU computes in it (it halves what a
-        step reads), else float32, which is closer. Inference only; the model can no longer be saved or moved. Raises
+        caches become `dtype`, by default the faster one here: bfloat16 where the CPU has AMX (it halves what a step
+        reads), else float32, which is closer. Inference only; the model can no longer be saved or moved. Raises
         ValueError for adapters that are not merged, and elsewhere than on a CPU: there, pass transformers'
         `quantization_config` to `from_pretrained`."""
         if dtype is None:
-            dtype = torch.bfloat16 if computes_bfloat16() else torch.float32
+            dtype = torch.bfloat16 if has_amx() else torch.float32
         stages = self.semantic, self.coarse_acoustics, self.fine_acoustics
         for stage in stages:
             if stage.device.type != "cpu":

@@ -42,13 +42,6 @@ class Int8Linear(nn.Module):
         raise TypeError("Int8 layers are made for one machine and are not saved: save before `quantize_int8`.")
 
 
-def computes_bfloat16() -> bool:
-    """Whether this CPU has bfloat16 instructions; without them attention in it takes twice as long as in float32."""
-    # torch.cpu.get_capabilities came after torch 2.4
-    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
-    return any(capabilities.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
-
-
 def quantize_linears(module: nn.Module) -> int:
     """Replaces every `nn.Linear` below `module` by its int8 version; returns how many."""
     replaced = 0

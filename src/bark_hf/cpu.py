@@ -1,0 +1,24 @@
+"""What torch does well on this machine's CPU, as benchmarks/LOG.md measured it: which of its equal kernels to call.
+
+Knows nothing of Bark."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+
+def has_amx() -> bool:
+    """Intel's matrix units. Without them attention of one position takes two to four times as long in bfloat16 as in
+    float32, with bfloat16 instructions or not."""
+    return bool(_capabilities().get("amx_bf16", False))
+
+
+def is_amd() -> bool:
+    """AMD's: Intel's library, which torch multiplies with, there takes one row on one core only, oneDNN on all."""
+    return "AMD" in str(_capabilities().get("cpu_name", ""))
+
+
+def _capabilities() -> Mapping[str, Any]:
+    # came after torch 2.4
+    return torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
