@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .cpu import is_amd
 
 linear, layer_norm = nn.functional.linear, nn.functional.layer_norm
+ONEDNN_FROM = 500_000  # weights: a call of oneDNN's takes 20 us longer, which a smaller matrix does not win back
 
 
 class FastStep:
@@ -107,7 +108,8 @@ def _product_for(weight: Tensor) -> Callable[[Tensor, Tensor, Tensor | None], Te
         return linear
     if weight.dtype == torch.bfloat16 and not is_amd():
         return _by_rows
-    if weight.dtype == torch.float32 and is_amd() and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    large = weight.dtype == torch.float32 and weight.numel() >= ONEDNN_FROM
+    if large and is_amd() and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return _onednn
     return linear
 
