@@ -65,15 +65,15 @@ class BarkCodec(EncodecModel):
     def decode_all(self, codes: list[Tensor]) -> list[Tensor]:
         """List of (K, T_i) codes -> list of (N_i,) float32, each as if it were alone.
 
-        A causal codec decodes a row with up to an eighth more frames and cuts them off: every length that a CPU's or
-        GPU's library meets costs it memory and a start. A CPU takes the rows one by one, which is twice as fast."""
+        A causal codec decodes a row with up to an eighth more frames and cuts them off: a CPU's library keeps memory
+        for every length that it meets. A CPU takes the rows one by one, which is twice as fast."""
         waves: list[Tensor] = [torch.zeros(0, device=self.device) for _ in codes]
         by_length: dict[int, list[int]] = {}
         for row, one in enumerate(codes):
-            by_length.setdefault(self._padded(one.shape[-1]), []).append(row)
+            if one.shape[-1]:
+                by_length.setdefault(self._padded(one.shape[-1]), []).append(row)
         for length, rows in by_length.items():
-            together = 1 if self.device.type == "cpu" else len(rows)
-            for group in (rows[i : i + together] for i in range(0, len(rows) if length else 0, together)):
+            for group in [[row] for row in rows] if self.device.type == "cpu" else [rows]:
                 padded = [nn.functional.pad(codes[row], (0, length - codes[row].shape[-1])) for row in group]
                 audio = self(audio_codes=torch.stack(padded).to(self.device))
                 for row, wave in zip(group, audio, strict=True):
@@ -81,8 +81,9 @@ class BarkCodec(EncodecModel):
         return waves
 
     def _padded(self, length: int) -> int:
-        """At least `length` frames, one of eight counts between a power of two and the next; small ones stay."""
-        if not self.is_causal or length <= max(16, self.config.kernel_size):  # whose left edge would reflect the pad
+        """At least `length` frames, one of eight counts between a power of two and the next; small ones stay, as the
+        first convolution's left edge would reflect their pad."""
+        if not self.is_causal or length <= max(16, self.config.kernel_size):
             return length
         grain = 1 << ((length - 1).bit_length() - 4)
         return -(-length // grain) * grain

@@ -9,13 +9,13 @@ import torch
 
 
 def has_amx() -> bool:
-    """Intel's matrix units. Without them attention of one position takes two to four times as long in bfloat16 as in
-    float32, with bfloat16 instructions or not."""
+    """Whether it has Intel's matrix units. Without them attention of one position takes two to four times as long in
+    bfloat16 as in float32, with bfloat16 instructions or not."""
     return bool(_capabilities().get("amx_bf16", False))
 
 
 def is_amd() -> bool:
-    """AMD's: Intel's library, which torch multiplies with, there takes one row on one core only, oneDNN on all."""
+    """Whether it is AMD's. Torch multiplies by Intel's library, which takes one row on one core there; oneDNN on all."""
     return "AMD" in str(_capabilities().get("cpu_name", ""))
 
 
