@@ -15,7 +15,7 @@ def has_amx() -> bool:
 
 
 def is_amd() -> bool:
-    """Whether it is AMD's. Torch multiplies by Intel's library, which takes one row on one core there; oneDNN on all."""
+    """Whether it is AMD's. Torch multiplies by Intel's library, which there takes a row on one core; oneDNN: all."""
     return "AMD" in str(_capabilities().get("cpu_name", ""))
 
 
