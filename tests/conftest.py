@@ -16,6 +16,7 @@ from packaging.version import Version
 from transformers.utils import logging
 
 import bark_hf
+from bark_hf import fast_step
 from bark_hf.convert import convert_checkpoint
 
 logging.disable_progress_bar()
@@ -70,6 +71,15 @@ def golden(request, tmp_path_factory):
 def small(tmp_path_factory):
     """The small goldens' checkpoint: 2 layers, 16 wide, 200 semantic ids, 64 codes. Do not change its model."""
     return Golden(SMALL, tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture(params=["compiled", "calls"])
+def both_steps(request, monkeypatch):
+    """Runs a test with numba's steps, which are the default where it is installed, and with torch's."""
+    if request.param == "compiled":
+        pytest.importorskip("numba")
+    else:
+        monkeypatch.setattr(fast_step, "_compiled_step", lambda model: None)
 
 
 @pytest.fixture(autouse=True)

@@ -162,7 +162,7 @@ def test_the_comparison_refuses_a_model_that_looks_at_its_neighbors(small, monke
 
 
 @pytest.mark.parametrize("sampled", [False, True], ids=["greedy", "sampled"])
-def test_a_batch_of_eight_equals_eight_solo_runs(small, monkeypatch, sampled):
+def test_a_batch_of_eight_equals_eight_solo_runs(small, monkeypatch, both_steps, sampled):
     """Different texts, voices (or none), lengths and seeds; every stage on the same input, then the audio."""
     model, processor = small.model, small.processor
     keywords = {"do_sample": sampled}

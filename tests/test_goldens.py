@@ -27,14 +27,14 @@ def options(case, *names):
 SEMANTIC = ("max_gen_duration_s", "min_eos_p", "allow_early_stop")
 
 
-def test_semantic_tokens_equal_the_originals(golden):
+def test_semantic_tokens_equal_the_originals(golden, both_steps):
     for case in golden.cases("semantic"):
         inputs = golden.processor_inputs(case)
         tokens = golden.model.generate_semantic(**inputs, do_sample=False, **options(case, *SEMANTIC))
         assert_equal(tokens[0], golden.arrays[case["key"]], case["key"])
 
 
-def test_coarse_codes_equal_the_originals(golden):
+def test_coarse_codes_equal_the_originals(golden, both_steps):
     for case in golden.cases("coarse"):
         codes = golden.model.generate_coarse(
             [golden.arrays[case["key"] + "/in"]],
@@ -55,7 +55,7 @@ def test_fine_codes_equal_the_originals(golden):
         assert_equal(codes[0], golden.arrays[case["key"] + "/out"], case["key"])
 
 
-def test_end_to_end_tokens_and_audio_equal_the_originals(golden):
+def test_end_to_end_tokens_and_audio_equal_the_originals(golden, both_steps):
     for case in golden.cases("e2e"):
         out = golden.model.generate(
             **golden.processor_inputs(case), do_sample=False, return_dict_in_generate=True, **options(case, *SEMANTIC)

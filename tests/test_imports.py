@@ -10,6 +10,8 @@ import bark_hf
 PACKAGE = Path(bark_hf.__file__).parent
 RANKS = [
     {"cpu"},
+    {"quantization"},
+    {"compiled_step"},
     {
         "files",
         "configuration_bark",
@@ -27,7 +29,6 @@ RANKS = [
         "voices",
         "codec",
         "decoding",
-        "quantization",
     },
     {"generation_stages", "generation_inputs", "voice_presets", "codec_stream"},
     {"generation_run"},
@@ -41,9 +42,9 @@ RANKS = [
     {"training", "convert", "bench", "nano", "compat", "register", "remote_code"},
     {"apps"},
 ]
-CORE = [name for rank in RANKS[:8] for name in rank if name != "audio"]
+CORE = [name for rank in RANKS[:10] for name in rank if name != "audio"]
 ALLOWED_IN_CORE = {"torch", "transformers", "numpy", "safetensors", "huggingface_hub"} | sys.stdlib_module_names
-LAZILY = {"accelerate", "py3langid", "sklearn"}  # inside a function
+LAZILY = {"accelerate", "numba", "py3langid", "sklearn"}  # inside a function, or where absent left out
 
 
 def rank(module: str) -> int:

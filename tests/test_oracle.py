@@ -348,7 +348,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Passing `generation_config` toge
 
 
 @VOICES
-def test_greedy_semantic_tokens_are_equal(from_ours, voice):
+def test_greedy_semantic_tokens_are_equal(from_ours, voice, both_steps):
     ours, theirs, _ = from_ours
     ids = torch.randint(5, 340, (1, 256))
     config = their_stages(theirs)["semantic_generation_config"]
@@ -373,7 +373,7 @@ def test_greedy_semantic_tokens_are_equal(from_ours, voice):
 
 @VOICES
 @pytest.mark.parametrize("max_coarse_history", [630, 120])
-def test_greedy_coarse_codes_are_equal(from_ours, voice, max_coarse_history):
+def test_greedy_coarse_codes_are_equal(from_ours, voice, max_coarse_history, both_steps):
     """With windows that only grow and, under a short history or after a long voice, windows that shift."""
     ours, theirs, _ = from_ours
     semantic = torch.randint(200, (1, 64))

@@ -2,6 +2,7 @@
 
 Knows nothing of Bark."""
 
+import platform
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,14 @@ def has_amx() -> bool:
 def is_amd() -> bool:
     """Whether it is AMD's. Torch multiplies by Intel's library, which there takes a row on one core; oneDNN: all."""
     return "AMD" in str(_capabilities().get("cpu_name", ""))
+
+
+def sums_int8_in_16_bits() -> bool:
+    """Whether sums of two 8-bit products overflow, as they do at full range on an x86 without VNNI instructions."""
+    known = _capabilities()
+    return platform.machine() in ("x86_64", "AMD64") and not any(
+        known.get(name, False) for name in ("avx512_vnni", "avx_vnni", "amx_int8")
+    )
 
 
 def _capabilities() -> Mapping[str, Any]:

@@ -3,15 +3,19 @@
 Restates the stage's forward for one new position a row; knows nothing of sampling or of what the ids mean."""
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .cpu import is_amd
+from .cpu import has_amx, is_amd
+from .quantization import Int8Linear
 
 linear, layer_norm = nn.functional.linear, nn.functional.layer_norm
 ONEDNN_FROM = 500_000  # weights: a call of oneDNN's takes 20 us longer, which a smaller matrix does not win back
+COMPILED = torch.float32, torch.bfloat16
+COMPILED_ROWS = 8  # beyond, arithmetic takes the time, and torch has the better kernels
 
 
 class FastStep:
@@ -33,13 +37,28 @@ class FastStep:
             )
             for block in model.layers
         ]  # fmt: skip
+        self.compiled = _compiled_step(model)
+        wide = self.tokens.dtype == torch.float32 and not isinstance(model.layers[0].mlp.in_proj, Int8Linear)
+        self.compiled_rows = (
+            COMPILED_ROWS if wide or not has_amx() else 1
+        )  # its units take several rows as fast as one
 
     def __call__(self, ids: Tensor, cache: Any, legal: tuple[int, int] | None) -> Tensor:
         """(n,) ids for the cache's rows, at its positions -> (n, V) logits, or those of the `legal` range."""
-        count, shape = len(ids), (self.width,)
-        start, limit, mask = cache.start, cache.limit, cache.mask
+        start = cache.start
         place = self.places[start] if start is not None else self.places[cache.positions[:, 0]]
         hidden = self.tokens[ids] + place
+        if self.compiled is not None and len(ids) <= self.compiled_rows:
+            return self.compiled(hidden, cache, legal)
+        hidden = layer_norm(self._through_blocks(hidden, cache), (self.width,), *self.norm)
+        if legal is not None and self.head_product is not None and self.head.bias is None:
+            return self.head_product(hidden, self.head.weight[legal[0] : legal[1]], None)
+        logits = self.head(hidden)
+        return logits if legal is None else logits[:, legal[0] : legal[1]]
+
+    def _through_blocks(self, hidden: Tensor, cache: Any) -> Tensor:
+        count, shape = len(hidden), (self.width,)
+        start, limit, mask = cache.start, cache.limit, cache.mask
         index = None
         if start is None:
             index = cache.positions[:, None, :, None].expand(count, self.heads, 1, self.head_dim)
@@ -61,11 +80,7 @@ class FastStep:
             hidden = hidden + attention_out(attended.view(count, self.width))
             wide = nn.functional.gelu(mlp_in(layer_norm(hidden, shape, *norm_2)))
             hidden = hidden + mlp_out(wide)
-        hidden = layer_norm(hidden, shape, *self.norm)
-        if legal is not None and self.head_product is not None and self.head.bias is None:
-            return self.head_product(hidden, self.head.weight[legal[0] : legal[1]], None)
-        logits = self.head(hidden)
-        return logits if legal is None else logits[:, legal[0] : legal[1]]
+        return hidden
 
 
 def fast_step(model) -> FastStep | None:
@@ -100,6 +115,25 @@ def _linear(module: nn.Module) -> Callable[[Tensor], Tensor]:
     bias: Any = module.bias
     product = _product_for(weight)
     return lambda hidden: product(hidden, weight, bias)
+
+
+def _compiled_step(model) -> Callable[[Tensor, Any, tuple[int, int] | None], Tensor] | None:
+    """Numba's, where it is installed and reads the weights as they are: float32, bfloat16 or int8 on a CPU."""
+    weights = list(model.parameters())
+    linears = [model.lm_head]
+    for block in model.layers:
+        linears += block.attn.att_proj, block.attn.out_proj, block.mlp.in_proj, block.mlp.out_proj
+    if (
+        find_spec("numba") is None
+        or torch.is_autocast_enabled("cpu")
+        or any(weight.device.type != "cpu" or weight.dtype not in COMPILED for weight in weights)
+        or not all(weight.is_contiguous() for weight in weights)
+        or not all(is_plain(one) or (type(one) is Int8Linear and not _hooked(one)) for one in linears)
+    ):
+        return None
+    from .compiled_step import CompiledStep, usable  # numba takes a while to import
+
+    return CompiledStep(model) if usable() else None
 
 
 def _product_for(weight: Tensor) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:

@@ -3,9 +3,12 @@
 Knows nothing of Bark: it replaces a module's `nn.Linear`s in place. For other devices use transformers' quantizers."""
 
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from .cpu import sums_int8_in_16_bits
 
 FEW_ROWS = 32  # up to here a product is bound by reading the weights, beyond by arithmetic: two kernels, two packings
 
@@ -17,18 +20,17 @@ class Int8Linear(nn.Module):
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         weight = linear.weight.detach().float()
-        scales = weight.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / 127
-        zeros = torch.zeros(self.out_features, dtype=torch.long)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="torch.quantize_per_tensor")  # to be replaced by a later torch
-            quantized = torch.quantize_per_channel(weight, scales.double(), zeros, 0, torch.qint8)
-        bias = None if linear.bias is None else linear.bias.detach().float()
-        self.packed = {engine: _pack(quantized, bias, engine) for engine in _engines()}
+        self.scales = weight.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / 127  # (V,)
+        self.weight = (weight / self.scales[:, None]).round().to(torch.int8)  # (V, D)
+        self.bias = None if linear.bias is None else linear.bias.detach().float()
+        self.packed: dict[str, Any] = {}  # by engine, when first needed
 
     def forward(self, hidden: Tensor) -> Tensor:
         few, many = _engines()
         engine = few if hidden.numel() <= FEW_ROWS * self.in_features else many
-        # fbgemm without VNNI would overflow its 16-bit sums at full range
+        if engine not in self.packed:
+            self.packed[engine] = _pack(self, engine)
+        # fbgemm without VNNI would overflow its 16-bit sums at full range: activations in 7 bits
         output = torch.ops.quantized.linear_dynamic(hidden.float(), self.packed[engine], engine == "fbgemm")
         return output.to(hidden.dtype)
 
@@ -58,13 +60,18 @@ def _engines() -> tuple[str, str]:
     """The kernels for few rows and for many."""
     known = torch.backends.quantized.supported_engines
     few = "fbgemm" if "fbgemm" in known else "qnnpack"
-    return few, "onednn" if "onednn" in known else few
+    return few, "onednn" if "onednn" in known and not sums_int8_in_16_bits() else few  # it has no 7 bits
 
 
-def _pack(weight: Tensor, bias: Tensor | None, engine: str):
+def _pack(layer: Int8Linear, engine: str):
+    zeros = torch.zeros(layer.out_features, dtype=torch.long)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.quantize_per_tensor")  # to be replaced by a later torch
+        weight = layer.weight * layer.scales[:, None]
+        quantized = torch.quantize_per_channel(weight, layer.scales.double(), zeros, 0, torch.qint8)
     before = torch.backends.quantized.engine
     try:
         torch.backends.quantized.engine = engine
-        return torch.ops.quantized.linear_prepack(weight, bias)
+        return torch.ops.quantized.linear_prepack(quantized, layer.bias)
     finally:
         torch.backends.quantized.engine = before

@@ -1,0 +1,134 @@
+"""Steps compiled by numba: what the forward computes, for every type of weight; else torch's."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from bark_hf import fast_step as fast_step_module
+from bark_hf.configuration_bark import BarkSemanticConfig
+from bark_hf.decoding import DecodeSession
+from bark_hf.fast_step import fast_step
+from bark_hf.modeling_bark import BarkSemanticModel
+from bark_hf.quantization import Int8Linear, quantize_linears
+
+numba = pytest.importorskip("numba")
+
+
+def made_stage(bias=True):
+    sizes = {"num_layers": 2, "num_heads": 3, "hidden_size": 30, "block_size": 64}
+    model = BarkSemanticModel(BarkSemanticConfig(**sizes, input_vocab_size=41, output_vocab_size=39, bias=bias)).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(torch.randn_like(weight) * 0.3)
+    return model
+
+
+def as_it_is_meant(model):
+    """The stage in float32, with int8 weights as the numbers that they stand for."""
+    model = copy.deepcopy(model).float()
+    for block in model.layers:
+        for part in (block.attn, block.mlp):
+            for name, layer in list(part.named_children()):
+                if isinstance(layer, Int8Linear):
+                    plain = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None)
+                    with torch.no_grad():
+                        plain.weight.copy_(layer.weight * layer.scales[:, None])
+                        if layer.bias is not None:
+                            plain.bias.copy_(layer.bias)
+                    setattr(part, name, plain)
+    return model
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("lengths", [(9,), (9, 9), (9, 4, 7), (3, 9, 9, 2, 8, 5), (5,) * 9])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
+def test_a_compiled_step_is_the_forward(dtype, lengths, bias):
+    """For a row, for four at once and the rest, for rows of several lengths, and for more than it takes."""
+    model = made_stage(bias)
+    if dtype == torch.int8:
+        quantize_linears(model.layers)
+    model.to(torch.bfloat16 if dtype == torch.bfloat16 else torch.float32)
+    ids = torch.randint(0, 40, (len(lengths), 12))
+    exact = as_it_is_meant(model)
+    for legal in (None, (7, 30)):
+        session = DecodeSession(model, len(lengths), 64)
+        with torch.no_grad():
+            session.fast = fast_step(model)
+            assert session.fast is not None
+            assert session.fast.compiled is not None
+            session.prefill(0, [{"input_ids": row[:n]} for row, n in zip(ids, lengths, strict=True)], legal)
+            made = [session.step(torch.stack([row[n + i] for row, n in zip(ids, lengths, strict=True)]), legal)
+                    for i in range(3)]  # fmt: skip
+            wanted = [exact(row[None, : n + 3]).logits[0, n:, slice(*legal or (None,))]
+                      for row, n in zip(ids, lengths, strict=True)]  # fmt: skip
+        close = {torch.float32: 1e-5, torch.bfloat16: 0.02, torch.int8: 0.04}[dtype]
+        made, wanted = torch.stack(made, dim=1).float(), torch.stack(wanted)
+        assert made.shape == wanted.shape
+        assert (made - wanted).norm() <= close * wanted.norm()
+
+
+def test_a_compiled_step_is_the_same_with_any_number_of_threads_and_leaves_numbas_alone():
+    model, ids = made_stage(), torch.randint(0, 40, (12,))
+    before, made = numba.get_num_threads(), []
+    for threads in (1, 2):
+        session = DecodeSession(model, 1, 64)
+        with torch.no_grad():
+            session.fast = fast_step(model)
+            session.prefill(0, [{"input_ids": ids[:9]}], None)
+            torch.set_num_threads(threads)
+            try:
+                made.append(torch.stack([session.step(ids[i : i + 1], None) for i in (9, 10, 11)]))
+            finally:
+                torch.set_num_threads(1)
+        assert numba.get_num_threads() == before
+    assert torch.equal(*made)
+
+
+def test_a_compiled_step_keeps_infinities_and_nans():
+    """Sums in any order must not become leave to ignore what is no number: a broken checkpoint has to show."""
+    model, ids = made_stage(), torch.randint(0, 40, (12,))
+    with torch.no_grad():
+        model.layers[0].mlp.in_proj.weight[3, 5] = torch.nan
+        session = DecodeSession(model, 1, 64)
+        session.fast = fast_step(model)
+        session.prefill(0, [{"input_ids": ids[:9]}], None)
+        assert session.step(ids[9:10], None).isnan().all()
+
+
+@pytest.mark.parametrize("why", ["absent", "off", "forked", "autocast", "float16", "hook", "adapter"])
+def test_where_numba_cannot_take_a_step_torch_does(monkeypatch, why):
+    from bark_hf import compiled_step
+
+    model = made_stage()
+    if why == "absent":
+        monkeypatch.setattr(compiled_step, "numba", None)  # or made for another numpy: its import fails
+    elif why == "off":
+        monkeypatch.setattr(numba.config, "DISABLE_JIT", 1)
+    elif why == "forked":
+        monkeypatch.setattr(compiled_step, "_process", -1)
+    elif why == "float16":
+        model.half()
+    elif why == "hook":
+        model.layers[1].mlp.in_proj.register_forward_hook(lambda *_: None)
+        assert fast_step(model) is None
+        return
+    elif why == "adapter":
+        model.layers[1].mlp.in_proj.__class__ = type("Adapted", (nn.Linear,), {})
+    with torch.autocast("cpu", torch.bfloat16, enabled=why == "autocast"):
+        assert fast_step(model).compiled is None
+    monkeypatch.undo()
+    assert fast_step(made_stage()).compiled is not None
+
+
+def test_without_numba_nothing_of_it_is_imported(monkeypatch):
+    monkeypatch.setattr(fast_step_module, "find_spec", lambda name: None)
+    assert fast_step(made_stage()).compiled is None
+
+
+@pytest.mark.parametrize(("units", "dtype", "rows"), [(True, torch.float32, 8), (True, torch.bfloat16, 1),
+                                                      (False, torch.bfloat16, 8)])  # fmt: skip
+def test_matrix_units_take_several_rows(monkeypatch, units, dtype, rows):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": units}, raising=False)
+    assert fast_step(made_stage().to(dtype)).compiled_rows == rows
