@@ -182,20 +182,25 @@ class CompiledStep:
         self.norm, self.head = _norm(model.layernorm_final), _linear(model.lm_head)
         self.most = numba.get_num_threads()
         self.turn = _lock if numba.threading_layer() == "workqueue" else nullcontext()  # one that takes no two threads
+        self.cache: Any = None  # of the last call, and its layers' arrays
+        self.layers: list[tuple[Array, Array]] = []
 
     def __call__(self, hidden: Tensor, cache: Any, legal: tuple[int, int] | None) -> Tensor:
         """hidden (n, D) of the cache's first n rows at its positions -> (n, V) float32 logits of the `legal` ids."""
+        if cache is not self.cache:
+            self.cache, self.layers = cache, [(_array(k), _array(v)) for _, (k, v) in sorted(cache.layers.items())]
         x = hidden.float().numpy()
         at = np.full(len(x), cache.start) if cache.start is not None else cache.positions[:, 0].contiguous().numpy()
         head = self.head if legal is None else tuple(part[slice(*legal)] for part in self.head)
         normal, logits = np.empty_like(x), np.empty((len(x), len(head[0])), np.float32)
         projected, wide = (np.empty((len(x), len(self.blocks[0][i][0])), np.float32) for i in (1, 4))
-        before = numba.get_num_threads()
-        numba.set_num_threads(min(torch.get_num_threads(), self.most))
+        before, threads = numba.get_num_threads(), min(torch.get_num_threads(), self.most)
+        if threads != before:
+            numba.set_num_threads(threads)
         try:
             with self.turn:
-                for i, (norm_1, inwards, outwards, norm_2, up, down) in enumerate(self.blocks):
-                    keys, values = map(_array, cache.layers[i])
+                for weights, (keys, values) in zip(self.blocks, self.layers, strict=True):
+                    norm_1, inwards, outwards, norm_2, up, down = weights
                     _normalize(x, norm_1, normal)
                     _multiply(normal, inwards, SET, projected)
                     _attend(projected, keys, values, at, normal)
@@ -206,7 +211,8 @@ class CompiledStep:
                 _normalize(x, self.norm, normal)
                 _multiply(normal, head, SET, logits)
         finally:
-            numba.set_num_threads(before)
+            if threads != before:
+                numba.set_num_threads(before)
         return torch.from_numpy(logits)
 
 
