@@ -8,7 +8,7 @@ import json
 import sys
 import tempfile
 import time
-from itertools import cycle, islice, pairwise
+from itertools import cycle, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +48,8 @@ def main() -> None:
     given = parser.parse_args()
     model, processor = load(given.model)
     rows = held_out(given.data, [given.voice], given.sentences)
-    texts = [row["text"].rstrip(".") + "." for row in rows]
+    said = passage([row["text"].rstrip(".") + "." for row in rows], given.minutes)
+    texts = said[: len(rows)]  # each once: what is said alone is what is said in the text
     preset = given.preset.format(given.voice)
     results: dict[str, dict] = {"short": short(given, model, processor, texts, preset)}
     results["guard"] = {
@@ -56,7 +57,7 @@ def main() -> None:
         "wild": short(given, model, processor, texts, preset, semantic_temperature=given.wild)["guard"],
     }
     for mode in given.mode or ["fixed"]:
-        results[mode] = long(given, model, processor, texts, preset, mode)
+        results[mode] = long(given, model, processor, said, preset, mode)
     for name, one in results.items():
         print(f"{name:9} {json.dumps(one)}", file=sys.stderr)
     tell("longform", given, results, model.device)
@@ -86,13 +87,20 @@ def short(given: argparse.Namespace, model, processor, texts: list[str], preset:
     }
 
 
-def long(given: argparse.Namespace, model, processor, texts: list[str], preset: str, mode: str) -> dict:
+def passage(texts: list[str], minutes: float) -> list[str]:
+    """As many of the texts, from the first on and over again, as last so long by prediction."""
+    total, said = 0.0, []
+    for text in cycle(texts):
+        if total >= 60 * minutes:
+            break
+        total += seconds_of(text, "en")
+        said.append(text)
+    return said
+
+
+def long(given: argparse.Namespace, model, processor, said: list[str], preset: str, mode: str) -> dict:
     """The whole text, made in one go; in mode "fixed" also broken off at half and resumed."""
-    total, count = 0.0, 0
-    while total < 60 * given.minutes:
-        total, count = total + seconds_of(texts[count % len(texts)], "en"), count + 1
-    said = list(islice(cycle(texts), count))
-    paragraphs = [" ".join(said[i : i + PARAGRAPH]) for i in range(0, count, PARAGRAPH)]
+    paragraphs = [" ".join(said[i : i + PARAGRAPH]) for i in range(0, len(said), PARAGRAPH)]
     options = {"voice": preset, "mode": mode, "seed": given.seed, "batch_size": given.batch_size, "language": "en",
                "max_seconds": given.max_seconds}  # fmt: skip
     text, peaks, first = "\n\n".join(paragraphs), [], 0.0
