@@ -49,12 +49,11 @@ def main() -> None:
     model, processor = load(given.model)
     rows = held_out(given.data, [given.voice], given.sentences)
     said = passage([row["text"].rstrip(".") + "." for row in rows], given.minutes)
-    texts = said[: len(rows)]  # each once: what is said alone is what is said in the text
     preset = given.preset.format(given.voice)
-    results: dict[str, dict] = {"short": short(given, model, processor, texts, preset)}
+    results: dict[str, dict] = {"short": short(given, model, processor, said, preset)}
     results["guard"] = {
         "as it is": results["short"].pop("guard"),
-        "wild": short(given, model, processor, texts, preset, semantic_temperature=given.wild)["guard"],
+        "wild": short(given, model, processor, said, preset, semantic_temperature=given.wild)["guard"],
     }
     for mode in given.mode or ["fixed"]:
         results[mode] = long(given, model, processor, said, preset, mode)
@@ -63,8 +62,10 @@ def main() -> None:
     tell("longform", given, results, model.device)
 
 
-def short(given: argparse.Namespace, model, processor, texts: list[str], preset: str, **options) -> dict:
-    """Each sentence alone: word errors, how alike two of them sound, and what the guard says of them."""
+def short(given: argparse.Namespace, model, processor, said: list[str], preset: str, **options) -> dict:
+    """Each sentence alone: how alike two of them sound, what the guard says of them, and word errors, in which a
+    sentence counts as often as the text says it."""
+    texts = list(dict.fromkeys(said))
     rate, waves, verdicts = model.generation_config.sample_rate, [], []
     limit = most_ids(model, stage_options(model, options)[0])
     for number, text in enumerate(tqdm(texts, desc="short", unit="sentence")):
@@ -80,8 +81,9 @@ def short(given: argparse.Namespace, model, processor, texts: list[str], preset:
     def share(kind: list[bool]) -> dict[str, int]:
         return {"chunks": sum(kind), "caught": sum(a and b for a, b in zip(kind, caught, strict=True))}
 
+    by_text = dict(zip(texts, heard, strict=True))
     return {
-        **error_rates([spoken_words(text) for text in texts], heard),
+        **error_rates([spoken_words(text) for text in said], [by_text[text] for text in said]),
         "similarity_of_two": float(np.mean(alike)),
         "guard": {"bad": share([wer >= BAD for wer in wers]), "good": share([wer <= GOOD for wer in wers])},
     }
