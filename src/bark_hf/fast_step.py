@@ -38,10 +38,9 @@ class FastStep:
             for block in model.layers
         ]  # fmt: skip
         self.compiled = _compiled_step(model)
-        wide = self.tokens.dtype == torch.float32 and not isinstance(model.layers[0].mlp.in_proj, Int8Linear)
-        self.compiled_rows = (
-            COMPILED_ROWS if wide or not has_amx() else 1
-        )  # its units take several rows as fast as one
+        narrow = self.tokens.dtype != torch.float32 or isinstance(model.layers[0].mlp.in_proj, Int8Linear)
+        # matrix units take several rows of 8 or 16 bits as fast as one
+        self.compiled_rows = 1 if narrow and has_amx() else COMPILED_ROWS
 
     def __call__(self, ids: Tensor, cache: Any, legal: tuple[int, int] | None) -> Tensor:
         """(n,) ids for the cache's rows, at its positions -> (n, V) logits, or those of the `legal` range."""
