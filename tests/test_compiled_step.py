@@ -1,6 +1,8 @@
 """Steps compiled by numba: what the forward computes, for every type of weight; else torch's."""
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -58,6 +60,7 @@ def test_a_compiled_step_is_the_forward(dtype, lengths, bias):
             session.fast = fast_step(model)
             assert session.fast is not None
             assert session.fast.compiled is not None
+            session.fast.compiled_rows = 8  # matrix units, where there are any, would take several
             session.prefill(0, [{"input_ids": row[:n]} for row, n in zip(ids, lengths, strict=True)], legal)
             made = [session.step(torch.stack([row[n + i] for row, n in zip(ids, lengths, strict=True)]), legal)
                     for i in range(3)]  # fmt: skip
@@ -86,15 +89,17 @@ def test_a_compiled_step_is_the_same_with_any_number_of_threads_and_leaves_numba
     assert torch.equal(*made)
 
 
-def test_a_compiled_step_keeps_infinities_and_nans():
+@pytest.mark.parametrize("number", [torch.nan, torch.inf])
+def test_a_compiled_step_keeps_infinities_and_nans(number):
     """Sums in any order must not become leave to ignore what is no number: a broken checkpoint has to show."""
     model, ids = made_stage(), torch.randint(0, 40, (12,))
     with torch.no_grad():
-        model.layers[0].mlp.in_proj.weight[3, 5] = torch.nan
         session = DecodeSession(model, 1, 64)
         session.fast = fast_step(model)
         session.prefill(0, [{"input_ids": ids[:9]}], None)
-        assert session.step(ids[9:10], None).isnan().all()
+        assert session.step(ids[9:10], None).isfinite().all()
+        model.layers[0].mlp.in_proj.weight[3, 5] = number  # read where it lies, after all earlier positions
+        assert not session.step(ids[10:11], None).isfinite().any()
 
 
 @pytest.mark.parametrize("why", ["absent", "off", "forked", "autocast", "float16", "hook", "adapter"])
@@ -107,7 +112,7 @@ def test_where_numba_cannot_take_a_step_torch_does(monkeypatch, why):
     elif why == "off":
         monkeypatch.setattr(numba.config, "DISABLE_JIT", 1)
     elif why == "forked":
-        monkeypatch.setattr(compiled_step, "_process", -1)
+        monkeypatch.setattr(fast_step_module, "PROCESS", -1)
     elif why == "float16":
         model.half()
     elif why == "hook":
@@ -122,9 +127,20 @@ def test_where_numba_cannot_take_a_step_torch_does(monkeypatch, why):
     assert fast_step(made_stage()).compiled is not None
 
 
-def test_without_numba_nothing_of_it_is_imported(monkeypatch):
-    monkeypatch.setattr(fast_step_module, "find_spec", lambda name: None)
-    assert fast_step(made_stage()).compiled is None
+def test_numba_is_imported_when_needed_and_leaves_torchs_threads():
+    """Its first use starts OpenMP's threads, as many as it has cores; a fresh process, as it does so once."""
+    code = (
+        "import sys, torch, bark_hf; from bark_hf import fast_step\n"
+        "from bark_hf.modeling_bark import BarkSemanticModel as Model, BarkSemanticConfig as Config\n"
+        "model = Model(Config(num_layers=1, num_heads=1, hidden_size=8, block_size=8, input_vocab_size=9,"
+        " output_vocab_size=9)).eval()\n"
+        "find, fast_step.find_spec = fast_step.find_spec, lambda name: None\n"
+        "assert fast_step.fast_step(model).compiled is None and 'numba' not in sys.modules\n"
+        "fast_step.find_spec = find; torch.set_num_threads(1)\n"
+        "assert fast_step.fast_step(model).compiled is not None and torch.get_num_threads() == 1\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(("units", "dtype", "rows"), [(True, torch.float32, 8), (True, torch.bfloat16, 1),

@@ -4,7 +4,6 @@ Computes what `fast_step` does; knows nothing of what ids mean, or of sampling. 
 for some seconds, and numba keeps the result on disk."""
 
 import math
-import os
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -29,7 +28,6 @@ PARALLEL = {"prange": True} | dict.fromkeys(
     ["comprehension", "reduction", "inplace_binop", "setitem", "numpy", "stencil", "fusion"], False
 )
 SET, GELU, ADD = range(3)  # what becomes of a product: it is put, put through GELU, or added
-_process = os.getpid()
 _lock = threading.Lock()
 
 
@@ -178,7 +176,10 @@ class CompiledStep:
             for block in model.layers
         ]  # fmt: skip
         self.norm, self.head = _norm(model.layernorm_final), _linear(model.lm_head)
+        threads = torch.get_num_threads()
         self.most = numba.get_num_threads()
+        if torch.get_num_threads() != threads:  # its first call starts OpenMP's threads, which are torch's as well
+            torch.set_num_threads(threads)
         self.turn = _lock if numba.threading_layer() == "workqueue" else nullcontext()  # one that takes no two threads
         self.cache: Any = None  # of the last call, and its layers' arrays
         self.layers: list[tuple[Array, Array]] = []
@@ -215,8 +216,8 @@ class CompiledStep:
 
 
 def usable() -> bool:
-    """Whether numba works here. NUMBA_DISABLE_JIT=1 turns it off; a forked process must not use its OpenMP again."""
-    return numba is not None and not numba.config.DISABLE_JIT and os.getpid() == _process
+    """Whether numba works here; NUMBA_DISABLE_JIT=1 turns it off."""
+    return numba is not None and not numba.config.DISABLE_JIT
 
 
 def _array(tensor: Tensor) -> Array:
@@ -231,6 +232,6 @@ def _norm(norm: nn.LayerNorm) -> Norm:
 
 def _linear(module: Any) -> Linear:
     weight, count = module.weight.detach(), len(module.weight)
-    factor = module.scales if isinstance(module, Int8Linear) else torch.ones(count)
-    bias = torch.zeros(count) if module.bias is None else module.bias.detach().float()
-    return _array(weight), factor.numpy(), bias.numpy()
+    factor = module.scales.numpy() if isinstance(module, Int8Linear) else np.ones(count, np.float32)
+    bias = np.zeros(count, np.float32) if module.bias is None else module.bias.detach().float().numpy()
+    return _array(weight), factor, bias

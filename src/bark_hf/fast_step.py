@@ -2,6 +2,7 @@
 
 Restates the stage's forward for one new position a row; knows nothing of sampling or of what the ids mean."""
 
+import os
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
@@ -14,6 +15,7 @@ from .quantization import Int8Linear
 
 linear, layer_norm = nn.functional.linear, nn.functional.layer_norm
 ONEDNN_FROM = 500_000  # weights: a call of oneDNN's takes 20 us longer, which a smaller matrix does not win back
+PROCESS = os.getpid()  # a fork of it must not use its OpenMP threads, which numba's loops would wait for
 COMPILED = torch.float32, torch.bfloat16
 COMPILED_ROWS = 8  # beyond, arithmetic takes the time, and torch has the better kernels
 
@@ -124,6 +126,7 @@ def _compiled_step(model) -> Callable[[Tensor, Any, tuple[int, int] | None], Ten
         linears += block.attn.att_proj, block.attn.out_proj, block.mlp.in_proj, block.mlp.out_proj
     if (
         find_spec("numba") is None
+        or os.getpid() != PROCESS
         or torch.is_autocast_enabled("cpu")
         or any(weight.device.type != "cpu" or weight.dtype not in COMPILED for weight in weights)
         or not all(weight.is_contiguous() for weight in weights)

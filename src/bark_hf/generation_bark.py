@@ -283,18 +283,19 @@ class BarkGenerationMixin:
     def warmup(self, batch_size: int = 1) -> float:
         """Speaks a few ids for `batch_size` rows, so that caches are allocated and kernels chosen; returns seconds."""
         start = time.perf_counter()
-        ids = torch.ones(batch_size, 1, dtype=torch.long)
-        self.generate(ids, seed=0, max_new_tokens=4, allow_early_stop=False)
+        for rows in sorted({1, batch_size}):  # one row takes other kernels than many
+            ids = torch.ones(rows, 1, dtype=torch.long)
+            self.generate(ids, seed=0, max_new_tokens=4, allow_early_stop=False)
         return time.perf_counter() - start
 
     def quantize_int8(self, dtype: torch.dtype | None = None) -> "BarkGenerationMixin":
         """Makes the blocks' linear layers int8, in place, for speed on a CPU; returns the model.
 
-        Weights are symmetric for each output row, activations are quantized as they come. Embeddings, norms, heads and
-        caches become `dtype`, by default the faster one here: bfloat16 where the CPU has AMX (it halves what a step
-        reads), else float32, which is closer. Inference only; the model can no longer be saved or moved. Raises
-        ValueError for adapters that are not merged, and elsewhere than on a CPU: there, pass transformers'
-        `quantization_config` to `from_pretrained`."""
+        Weights are symmetric for each output row, activations are quantized as they come; compiled steps, where numba
+        is installed, leave activations as they are. Embeddings, norms, heads and caches become `dtype`, by default the
+        faster one here: bfloat16 where the CPU has AMX (it halves what a step reads), else float32, which is closer.
+        Inference only; the model can no longer be saved or moved. Raises ValueError for adapters that are not merged,
+        and elsewhere than on a CPU: there, pass transformers' `quantization_config` to `from_pretrained`."""
         if dtype is None:
             dtype = torch.bfloat16 if has_amx() else torch.float32
         stages = self.semantic, self.coarse_acoustics, self.fine_acoustics

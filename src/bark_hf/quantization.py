@@ -1,7 +1,9 @@
 """Int8 linear layers for CPUs: weights in 8 bits for each output row, activations quantized as they come.
 
-Knows nothing of Bark: it replaces a module's `nn.Linear`s in place. For other devices use transformers' quantizers."""
+A compiled step reads the weights alone and leaves activations as they are. Knows nothing of Bark: it replaces a
+module's `nn.Linear`s in place. For other devices use transformers' quantizers."""
 
+import threading
 import warnings
 from typing import Any
 
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from .cpu import sums_int8_in_16_bits
 
 FEW_ROWS = 32  # up to here a product is bound by reading the weights, beyond by arithmetic: two kernels, two packings
+_packing = threading.Lock()  # it sets torch's engine for a moment
 
 
 class Int8Linear(nn.Module):
@@ -29,7 +32,9 @@ class Int8Linear(nn.Module):
         few, many = _engines()
         engine = few if hidden.numel() <= FEW_ROWS * self.in_features else many
         if engine not in self.packed:
-            self.packed[engine] = _pack(self, engine)
+            with _packing:
+                if engine not in self.packed:
+                    self.packed[engine] = _pack(self, engine)
         # fbgemm without VNNI would overflow its 16-bit sums at full range: activations in 7 bits
         output = torch.ops.quantized.linear_dynamic(hidden.float(), self.packed[engine], engine == "fbgemm")
         return output.to(hidden.dtype)

@@ -27,10 +27,13 @@ def add_remote_code(folder: str | Path) -> list[str]:
     for name in names:
         shutil.copyfile(Path(__file__).with_name(name), folder / name)
     for entry in {name.partition(".")[0] for name in ENTRIES.values()}:
+        needed = sorted(_closure({entry}) - {entry})
         with (folder / f"{entry}.py").open("a", encoding="utf-8") as file:
-            file.write("\n# older versions of transformers copy only what this file itself imports\n")
-            needed = sorted(_closure({entry}) - {entry})
-            file.writelines(f"from .{module} import __doc__ as _  # noqa\n" for module in needed)
+            # not run, as some modules are imported only when needed
+            file.write(
+                "\nif False:  # older versions of transformers copy only what this file itself imports\n    pass\n"
+            )
+            file.writelines(f"    from .{module} import __doc__ as _  # noqa\n" for module in needed)
     _set_auto_map(config, ENTRIES)
     if (processor := folder / "processor_config.json").is_file():
         _set_auto_map(processor, {"AutoProcessor": ENTRIES["AutoProcessor"]})
