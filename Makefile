@@ -26,7 +26,7 @@ $(VENV)/.installed: pyproject.toml
 speak: $(VENV)/.installed ## install, then say TEXT into hello.wav with the bundled model, or with MODEL
 	$(BIN)/bark-hf speak "$(TEXT)" $(if $(MODEL),--model $(MODEL)) --seed 1 -o hello.wav
 
-test: $(VENV)/.installed ## install, then run the tests (some 10 minutes on 2 cores)
+test: $(VENV)/.installed ## install, then run the tests (10 to 20 minutes on 2 cores)
 	$(BIN)/python -m pytest
 
 slow: $(VENV)/.installed ## the tests that take minutes
