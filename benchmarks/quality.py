@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--int8", action="store_true", help="the model with int8 weights (`quantize_int8`)")
     parser.add_argument("--num-proc", type=int, default=cores(), help="processes that recognize (%(default)s)")
     parser.add_argument("--save", type=Path, help="a folder for what the model says")
     parser.add_argument("--picture", type=Path, help="a .png: mel spectrograms, teacher above, model below")
@@ -120,6 +121,8 @@ def spoken(given: argparse.Namespace, rows: list[dict], teacher: list[np.ndarray
     else:
         model, processor = load(given.model)
         model.to(given.device)
+        if given.int8:
+            model.quantize_int8()
         units = BarkSemanticTokenizer.from_pretrained(given.units).eval().to(given.device) if given.units else None
         rate = model.generation_config.sample_rate
 

@@ -30,16 +30,14 @@ def made_stage(bias=True):
 def as_it_is_meant(model):
     """The stage in float32, with int8 weights as the numbers that they stand for."""
     model = copy.deepcopy(model).float()
-    for block in model.layers:
-        for part in (block.attn, block.mlp):
-            for name, layer in list(part.named_children()):
-                if isinstance(layer, Int8Linear):
-                    plain = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None)
-                    with torch.no_grad():
-                        plain.weight.copy_(layer.weight * layer.scales[:, None])
-                        if layer.bias is not None:
-                            plain.bias.copy_(layer.bias)
-                    setattr(part, name, plain)
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, Int8Linear):
+            plain = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None)
+            with torch.no_grad():
+                plain.weight.copy_(layer.weight * layer.scales[:, None])
+                if layer.bias is not None:
+                    plain.bias.copy_(layer.bias)
+            model.set_submodule(name, plain)
     return model
 
 
@@ -50,7 +48,7 @@ def test_a_compiled_step_is_the_forward(dtype, lengths, bias):
     """For a row, for four at once and the rest, for rows of several lengths, and for more than it takes."""
     model = made_stage(bias)
     if dtype == torch.int8:
-        quantize_linears(model.layers)
+        quantize_linears(model)
     model.to(torch.bfloat16 if dtype == torch.bfloat16 else torch.float32)
     ids = torch.randint(0, 40, (len(lengths), 12))
     exact = as_it_is_meant(model)

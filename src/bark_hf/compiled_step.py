@@ -164,6 +164,21 @@ def _attend(projected: Array, keys: Array, values: Array, places: Array, out: Ar
         _attend_one(projected[r, a:b], key, value, keys[r, h, :end], values[r, h, :end], out[r, a:b])
 
 
+@_compiled()
+def _through_block(x: Array, block: tuple, layer: tuple[Array, Array], places: Array, scratch: tuple) -> None:
+    """(n, D) through a block, in place."""
+    norm_1, inwards, outwards, norm_2, up, down = block
+    keys, values = layer
+    normal, projected, wide = scratch
+    _normalize(x, norm_1, normal)
+    _multiply(normal, inwards, SET, projected)
+    _attend(projected, keys, values, places, normal)
+    _multiply(normal, outwards, ADD, x)
+    _normalize(x, norm_2, normal)
+    _multiply(normal, up, GELU, wide)
+    _multiply(wide, down, ADD, x)
+
+
 class CompiledStep:
     """A stage's parameters, of which it makes no copy, from the sum of its embeddings on."""
 
@@ -192,21 +207,14 @@ class CompiledStep:
         at = np.full(len(x), cache.start) if cache.start is not None else cache.positions[:, 0].contiguous().numpy()
         head = self.head if legal is None else tuple(part[slice(*legal)] for part in self.head)
         normal, logits = np.empty_like(x), np.empty((len(x), len(head[0])), np.float32)
-        projected, wide = (np.empty((len(x), len(self.blocks[0][i][0])), np.float32) for i in (1, 4))
+        scratch = (normal, *(np.empty((len(x), len(self.blocks[0][i][0])), np.float32) for i in (1, 4)))
         before, threads = numba.get_num_threads(), min(torch.get_num_threads(), self.most)
         if threads != before:
             numba.set_num_threads(threads)
         try:
             with self.turn:
-                for weights, (keys, values) in zip(self.blocks, self.layers, strict=True):
-                    norm_1, inwards, outwards, norm_2, up, down = weights
-                    _normalize(x, norm_1, normal)
-                    _multiply(normal, inwards, SET, projected)
-                    _attend(projected, keys, values, at, normal)
-                    _multiply(normal, outwards, ADD, x)
-                    _normalize(x, norm_2, normal)
-                    _multiply(normal, up, GELU, wide)
-                    _multiply(wide, down, ADD, x)
+                for block, layer in zip(self.blocks, self.layers, strict=True):
+                    _through_block(x, block, layer, at, scratch)
                 _normalize(x, self.norm, normal)
                 _multiply(normal, head, SET, logits)
         finally:

@@ -35,8 +35,7 @@ class Int8Linear(nn.Module):
             with _packing:
                 if engine not in self.packed:
                     self.packed[engine] = _pack(self, engine)
-        # fbgemm without VNNI would overflow its 16-bit sums at full range: activations in 7 bits
-        output = torch.ops.quantized.linear_dynamic(hidden.float(), self.packed[engine], engine == "fbgemm")
+        output = torch.ops.quantized.linear_dynamic(hidden.float(), self.packed[engine], False)
         return output.to(hidden.dtype)
 
     def extra_repr(self) -> str:
@@ -65,15 +64,18 @@ def _engines() -> tuple[str, str]:
     """The kernels for few rows and for many."""
     known = torch.backends.quantized.supported_engines
     few = "fbgemm" if "fbgemm" in known else "qnnpack"
-    return few, "onednn" if "onednn" in known and not sums_int8_in_16_bits() else few  # it has no 7 bits
+    return few, "onednn" if "onednn" in known and not sums_int8_in_16_bits() else few
 
 
 def _pack(layer: Int8Linear, engine: str):
     zeros = torch.zeros(layer.out_features, dtype=torch.long)
+    # fbgemm sums two products in 16 bits where a CPU has no VNNI: at 8 bits of both they overflow. Weights, which have
+    # a scale for each row, lose less by 7 than activations, which have one for all
+    scales = layer.scales * 2 if engine == "fbgemm" else layer.scales
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.quantize_per_tensor")  # to be replaced by a later torch
         weight = layer.weight * layer.scales[:, None]
-        quantized = torch.quantize_per_channel(weight, layer.scales.double(), zeros, 0, torch.qint8)
+        quantized = torch.quantize_per_channel(weight, scales.double(), zeros, 0, torch.qint8)
     before = torch.backends.quantized.engine
     try:
         torch.backends.quantized.engine = engine

@@ -35,11 +35,9 @@ def probabilities(
 def draw(probs: Tensor, uniforms: Tensor) -> Tensor:
     """(..., V) probabilities and (...) uniforms in [0, 1) -> (...) ids by inverse CDF, float64, no host sync.
 
-    An id of probability 0 is never drawn."""
-    cdf = probs.double().cumsum(-1)
-    total = cdf[..., -1:]
-    target = torch.minimum(uniforms.unsqueeze(-1) * total, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(cdf, target, right=True).squeeze(-1)
+    An id of probability 0 is never drawn: what is below 1 makes a product below the sum, rounded as well."""
+    cdf = probs.cumsum(-1, dtype=torch.float64)
+    return torch.searchsorted(cdf, uniforms.double().unsqueeze(-1) * cdf[..., -1:], right=True).squeeze(-1)
 
 
 STREAMS = {"semantic": 0, "coarse": 1, "fine": 2}
