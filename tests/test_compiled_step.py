@@ -53,11 +53,12 @@ def test_a_compiled_step_is_the_forward(dtype, lengths, bias):
     ids = torch.randint(0, 40, (len(lengths), 12))
     exact = as_it_is_meant(model)
     for legal in (None, (7, 30)):
-        session = DecodeSession(model, len(lengths), 64)
         with torch.no_grad():
-            session.fast = fast_step(model)
-            assert session.fast is not None
-            assert session.fast.compiled is not None
+            fast = fast_step(model)
+            assert fast is not None
+            assert fast.compiled is not None
+            session = DecodeSession(model, len(lengths), 64, fast.cache_dtype(len(lengths)))
+            session.fast = fast
             session.fast.compiled_rows = 8  # matrix units, where there are any, would take several
             session.prefill(0, [{"input_ids": row[:n]} for row, n in zip(ids, lengths, strict=True)], legal)
             made = [session.step(torch.stack([row[n + i] for row, n in zip(ids, lengths, strict=True)]), legal)
@@ -123,6 +124,17 @@ def test_where_numba_cannot_take_a_step_torch_does(monkeypatch, why):
         assert fast_step(model).compiled is None
     monkeypatch.undo()
     assert fast_step(made_stage()).compiled is not None
+
+
+def test_keys_and_values_are_rounded_for_int8_steps_alone(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
+    model = made_stage()
+    assert fast_step(model).cache_dtype(1) is None
+    quantize_linears(model)
+    assert fast_step(model).cache_dtype(8) is torch.bfloat16
+    assert fast_step(model).cache_dtype(9) is None  # torch takes some of the steps
+    monkeypatch.setattr(numba.config, "DISABLE_JIT", 1)
+    assert fast_step(model).cache_dtype(1) is None
 
 
 def test_numba_is_imported_when_needed_and_leaves_torchs_threads():

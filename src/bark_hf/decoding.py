@@ -18,11 +18,12 @@ from .static_step import StaticStep
 class RowCache:
     """Keys and values of every layer, (slots, heads, capacity, head_dim), allocated once, with a length for each row.
 
-    The session says which rows a forward is for (`rows`), where it writes (`positions`, or `start` where all rows
-    write at one place), how much is read (`limit`) and what each row may see (`mask`, None: all that is causal)."""
+    They are kept in `dtype`, by default as they come. The session says which rows a forward is for (`rows`), where it
+    writes (`positions`, or `start` where all rows write at one place), how much is read (`limit`) and what each row
+    may see (`mask`, None: all that is causal)."""
 
-    def __init__(self, slots: int, capacity: int):
-        self.slots, self.capacity = slots, capacity
+    def __init__(self, slots: int, capacity: int, dtype: torch.dtype | None = None):
+        self.slots, self.capacity, self.dtype = slots, capacity, dtype
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
         self.rows = slice(0, 0)
         self.start: int | None = 0
@@ -33,13 +34,15 @@ class RowCache:
     def update(self, key: Tensor, value: Tensor, layer_idx: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
         if layer_idx not in self.layers:
             shape = (self.slots, key.shape[1], self.capacity, key.shape[3])
-            self.layers[layer_idx] = key.new_zeros(shape), key.new_zeros(shape)
+            self.layers[layer_idx] = key.new_zeros(shape, dtype=self.dtype), key.new_zeros(shape, dtype=self.dtype)
         keys, values = self.layers[layer_idx]
         keys, values = keys[self.rows], values[self.rows]
         if self.start is not None:
             span = slice(self.start, self.start + key.shape[2])
             keys[:, :, span] = key
             values[:, :, span] = value
+            if self.start == 0:  # there is nothing before
+                return key, value
         else:
             index = self.positions.to(key.device)[:, None, :, None].expand_as(key)
             keys.scatter_(2, index, key)
@@ -59,9 +62,9 @@ class DecodeSession:
     Rows may have prompts of different lengths: a shorter one is padded on the right, causality keeps its real
     positions from seeing the pad, and the row's own steps then overwrite it. Not shared between calls or threads."""
 
-    def __init__(self, model, slots: int, capacity: int):
+    def __init__(self, model, slots: int, capacity: int, cache_dtype: torch.dtype | None = None):
         self.model = model
-        self.cache = RowCache(slots, min(capacity, model.config.block_size))
+        self.cache = RowCache(slots, min(capacity, model.config.block_size), cache_dtype)
         self.lengths = [0] * slots
         self.fast: FastStep | None = None
         self.static: StaticStep | None = None
@@ -146,14 +149,16 @@ class SessionPool:
         # caches made in inference mode cannot be written outside it, and autocast gives them its own type
         kind = model.device.type
         mode = torch.is_inference_mode_enabled(), torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind)
-        key = (id(model), weights, slots, capacity, model.device, model.dtype, mode)
+        fast = fast_step(model)
+        cache_dtype = None if fast is None else fast.cache_dtype(slots)
+        key = (id(model), weights, slots, capacity, model.device, model.dtype, cache_dtype, mode)
         with self._lock:
             found = [i for i, (other, _) in enumerate(self._free) if other == key]
-            session = self._free.pop(found[0])[1] if found else DecodeSession(model, slots, capacity)
+            session = self._free.pop(found[0])[1] if found else DecodeSession(model, slots, capacity, cache_dtype)
             age = self._age
             if not found and self.static:
                 session.static = StaticStep(session.cache)
-        session.fast = fast_step(model)
+        session.fast = fast
         yield session
         session.fast = None
         with self._lock:  # a session that an error interrupted is not kept

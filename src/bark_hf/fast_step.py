@@ -40,9 +40,17 @@ class FastStep:
             for block in model.layers
         ]  # fmt: skip
         self.compiled = _compiled_step(model)
-        narrow = self.tokens.dtype != torch.float32 or isinstance(model.layers[0].mlp.in_proj, Int8Linear)
+        self.int8 = isinstance(model.layers[0].mlp.in_proj, Int8Linear)
+        narrow = self.tokens.dtype != torch.float32 or self.int8
         # matrix units take several rows of 8 or 16 bits as fast as one
         self.compiled_rows = 1 if narrow and has_amx() else COMPILED_ROWS
+
+    def cache_dtype(self, slots: int) -> torch.dtype | None:
+        """What keys and values of `slots` rows are kept in; None: as they come.
+
+        Of an int8 stage in bfloat16, which rounds less than its weights and halves what a step reads of them; where
+        compiled steps take all rows, as torch's attention wants one type of everything."""
+        return torch.bfloat16 if self.int8 and self.compiled is not None and slots <= self.compiled_rows else None
 
     def __call__(self, ids: Tensor, cache: Any, legal: tuple[int, int] | None) -> Tensor:
         """(n,) ids for the cache's rows, at its positions -> (n, V) logits, or those of the `legal` range."""
