@@ -292,11 +292,11 @@ class BarkGenerationMixin:
         """Makes the blocks' linear layers and the semantic head int8, in place, for speed on a CPU; returns the model.
 
         Weights are symmetric for each output row, activations are quantized as they come; compiled steps, where numba
-        is installed, leave activations as they are. Embeddings, norms, other heads and caches become `dtype`, by
-        default the faster one here: bfloat16 where the CPU has AMX (it halves what a step reads), else float32, which
-        is closer. Inference only; the model can no longer be saved or moved. Raises ValueError for adapters that are
-        not merged, and elsewhere than on a CPU: there, pass transformers' `quantization_config` to `from_pretrained`.
-        """
+        is installed, leave activations as they are and keep keys and values in bfloat16. Embeddings, norms, other
+        heads, and without numba keys and values, become `dtype`, by default the faster one here: bfloat16 where the
+        CPU has AMX (it halves what a step reads), else float32, which is closer. Inference only; the model can no
+        longer be saved or moved. Raises ValueError for adapters that are not merged, and elsewhere than on a CPU:
+        there, pass transformers' `quantization_config` to `from_pretrained`."""
         if dtype is None:
             dtype = torch.bfloat16 if has_amx() else torch.float32
         stages = self.semantic, self.coarse_acoustics, self.fine_acoustics
