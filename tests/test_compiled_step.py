@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+import bark_hf
 from bark_hf import fast_step as fast_step_module
 from bark_hf.configuration_bark import BarkSemanticConfig
 from bark_hf.decoding import DecodeSession
@@ -135,6 +136,18 @@ def test_keys_and_values_are_rounded_for_int8_steps_alone(monkeypatch):
     assert fast_step(model).cache_dtype(9) is None  # torch takes some of the steps
     monkeypatch.setattr(numba.config, "DISABLE_JIT", 1)
     assert fast_step(model).cache_dtype(1) is None
+
+
+def test_int8_texts_speak_in_a_batch_as_alone(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)  # matrix units would take a batch's steps
+    model, processor = bark_hf.nano()
+    model.quantize_int8()
+    texts, voices = ["Hello.", "Where were you all that time?"], ["en_speaker_slt", "en_speaker_rms"]
+    both = model.generate(**processor(texts, voice_preset=voices), seed=[1, 2], return_dict_in_generate=True)
+    for i, (text, voice) in enumerate(zip(texts, voices, strict=True)):
+        alone = model.generate(**processor(text, voice_preset=voice), seed=1 + i, return_dict_in_generate=True)
+        assert torch.equal(alone.semantic_tokens[0], both.semantic_tokens[i])
+        assert torch.equal(alone.fine_codes[0], both.fine_codes[i])
 
 
 def test_numba_is_imported_when_needed_and_leaves_torchs_threads():

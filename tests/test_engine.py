@@ -375,6 +375,19 @@ def test_int8_layers_are_close_with_few_rows_and_with_many():
         assert quantized(hidden.bfloat16()).dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("rows", [2, FEW_ROWS + 8])
+def test_an_int8_layers_rows_are_what_they_are_beside_any_others(rows):
+    """A loud one, such as a prompt's first position often is, would take the others' bits."""
+    layer = Int8Linear(nn.Linear(64, 48))
+    hidden = torch.randn(rows, 64)
+    beside = torch.cat([hidden[:1], 1000 * hidden[1:]])
+    assert torch.equal(layer(hidden)[0], layer(beside)[0])
+    beside[1, 3] = torch.nan
+    assert torch.equal(layer(hidden)[0], layer(beside)[0])
+    assert layer(beside)[1].isnan().all()
+    assert layer(torch.zeros(rows, 64)).equal(layer.bias.expand(rows, -1))
+
+
 @pytest.mark.parametrize(("capability", "many"), [("avx512_vnni", "onednn"), ("avx2", "fbgemm")])
 def test_onednn_multiplies_int8_only_where_it_does_not_overflow(monkeypatch, capability, many):
     """On an x86 without VNNI its products of many rows were 9 % off."""

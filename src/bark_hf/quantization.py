@@ -1,4 +1,4 @@
-"""Int8 linear layers for CPUs: weights in 8 bits for each output row, activations quantized as they come.
+"""Int8 linear layers for CPUs: weights in 8 bits for each output, activations in 8 bits for each row, as they come.
 
 A compiled step reads the weights alone and leaves activations as they are. Knows nothing of Bark: it replaces a
 module's `nn.Linear`s in place. For other devices use transformers' quantizers."""
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .cpu import sums_int8_in_16_bits
 
 FEW_ROWS = 32  # up to here a product is bound by reading the weights, beyond by arithmetic: two kernels, two packings
+TINY = torch.finfo(torch.float32).tiny
 _packing = threading.Lock()  # it sets torch's engine for a moment
 
 
@@ -23,20 +24,29 @@ class Int8Linear(nn.Module):
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
         weight = linear.weight.detach().float()
-        self.scales = weight.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / 127  # (V,)
+        self.scales = weight.abs().amax(dim=1).clamp(min=TINY) / 127  # (V,)
         self.weight = (weight / self.scales[:, None]).round().to(torch.int8)  # (V, D)
         self.bias = None if linear.bias is None else linear.bias.detach().float()
         self.packed: dict[str, Any] = {}  # by engine, when first needed
 
     def forward(self, hidden: Tensor) -> Tensor:
+        rows = hidden.float().reshape(-1, self.in_features)
         few, many = _engines()
-        engine = few if hidden.numel() <= FEW_ROWS * self.in_features else many
+        engine = few if len(rows) <= FEW_ROWS else many
         if engine not in self.packed:
             with _packing:
                 if engine not in self.packed:
                     self.packed[engine] = _pack(self, engine)
-        output = torch.ops.quantized.linear_dynamic(hidden.float(), self.packed[engine], False)
-        return output.to(hidden.dtype)
+        if len(rows) == 1:
+            output = torch.ops.quantized.linear_dynamic(rows, self.packed[engine], False)
+        else:  # it has one scale for all rows: each is brought to 1 first, so that none depends on a louder one
+            sizes = rows.abs().amax(1, keepdim=True).clamp(min=TINY)
+            ends = torch.tensor([[1.0], [-1.0]]).expand(2, self.in_features)
+            output = torch.ops.quantized.linear_dynamic(torch.cat([rows / sizes, ends]), self.packed[engine], False)
+            output = output[:-2].mul_(sizes)
+        if self.bias is not None:
+            output = output + self.bias
+        return output.view(*hidden.shape[:-1], self.out_features).to(hidden.dtype)
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, int8"
@@ -79,6 +89,6 @@ def _pack(layer: Int8Linear, engine: str):
     before = torch.backends.quantized.engine
     try:
         torch.backends.quantized.engine = engine
-        return torch.ops.quantized.linear_prepack(quantized, layer.bias)
+        return torch.ops.quantized.linear_prepack(quantized, None)
     finally:
         torch.backends.quantized.engine = before
