@@ -375,6 +375,16 @@ def test_int8_layers_are_close_with_few_rows_and_with_many():
         assert quantized(hidden.bfloat16()).dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("rows", [1, 2, FEW_ROWS + 8])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_int8_sums_do_not_overflow(rows, sign):
+    """At full range everywhere, where two products of 8 bits each are beyond 16 bits."""
+    linear = nn.Linear(256, 8, bias=False)
+    with torch.no_grad():
+        linear.weight.fill_(sign)
+        assert torch.allclose(Int8Linear(linear)(torch.ones(rows, 256)), torch.tensor(256.0 * sign), rtol=0.02)
+
+
 @pytest.mark.parametrize("rows", [2, FEW_ROWS + 8])
 def test_an_int8_layers_rows_are_what_they_are_beside_any_others(rows):
     """A loud one, such as a prompt's first position often is, would take the others' bits."""

@@ -79,8 +79,8 @@ def _engines() -> tuple[str, str]:
 
 def _pack(layer: Int8Linear, engine: str):
     zeros = torch.zeros(layer.out_features, dtype=torch.long)
-    # fbgemm sums two products in 16 bits where a CPU has no VNNI: at 8 bits of both they overflow. Weights, which have
-    # a scale for each row, lose less by 7 than activations, which have one for all
+    # fbgemm sums two products in 16 bits where a CPU has no VNNI: at 8 bits of both they overflow. Weights, which are
+    # spread more evenly, lose less by 7 than activations
     scales = layer.scales * 2 if engine == "fbgemm" else layer.scales
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.quantize_per_tensor")  # to be replaced by a later torch
