@@ -291,12 +291,13 @@ class BarkGenerationMixin:
     def quantize_int8(self, dtype: torch.dtype | None = None) -> "BarkGenerationMixin":
         """Makes the blocks' linear layers and the semantic head int8, in place, for speed on a CPU; returns the model.
 
-        Weights are symmetric for each output; activations are quantized as they come, row by row, so that a text
-        speaks in a batch as alone. Compiled steps, where numba is installed, leave activations as they are and keep
-        keys and values of up to 8 rows in bfloat16. All else becomes `dtype`, by default the faster one here: bfloat16
-        where the CPU has AMX (it halves what a step reads), else float32, which is closer. Inference only; the model
-        can no longer be saved or moved. Raises ValueError for adapters that are not merged, and elsewhere than on a
-        CPU: there, pass transformers' `quantization_config` to `from_pretrained`."""
+        Weights are symmetric for each output; activations are quantized as they come, each row by its own size.
+        Compiled steps, where numba is installed, leave activations as they are and keep keys and values of up to 8
+        rows in bfloat16; a batch that they take whole gives what each text gives alone, others nearly so. All else
+        becomes `dtype`, by default the faster one here: bfloat16 where the CPU has AMX (it halves what a step reads),
+        else float32, which is closer. Inference only; the model can no longer be saved or moved. Raises ValueError for
+        adapters that are not merged, and elsewhere than on a CPU: there, pass transformers' `quantization_config` to
+        `from_pretrained`."""
         if dtype is None:
             dtype = torch.bfloat16 if has_amx() else torch.float32
         stages = self.semantic, self.coarse_acoustics, self.fine_acoustics
