@@ -69,6 +69,18 @@ def test_steps_are_those_of_torch(shape):
     assert (ours - theirs).norm() < 0.03 * (ours - before).norm()  # torch's multiplies in bfloat16
 
 
+def test_a_closure_may_go_backward():
+    weight = nn.Parameter(torch.ones(2, 3))
+
+    def loss() -> torch.Tensor:
+        found = weight.square().sum()
+        found.backward()
+        return found
+
+    assert Muon([weight], 1e-2, 0.0).step(loss).item() == 6
+    assert float(weight.detach().square().sum()) < 6
+
+
 def test_state_and_schedule_are_one():
     straight, halted = network(), network()
     one, other = optimizer(straight), optimizer(halted)

@@ -28,13 +28,16 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure=None):
-        loss = None if closure is None else closure()
+        with torch.enable_grad():
+            loss = None if closure is None else closure()
         for group in self.param_groups:
             for matrix in group["params"]:
                 if matrix.grad is None:
                     continue
                 state = self.state[matrix]
-                mean = state.setdefault("momentum_buffer", torch.zeros_like(matrix))
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(matrix)
+                mean = state["momentum_buffer"]
                 mean.lerp_(matrix.grad, 1 - MOMENTUM)
                 turned = orthogonal(matrix.grad.lerp(mean, MOMENTUM)).to(matrix.dtype)
                 matrix.mul_(1 - group["lr"] * group["weight_decay"])
