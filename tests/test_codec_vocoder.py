@@ -55,6 +55,16 @@ def test_the_encoder_measures_loudness_in_logarithms(vocoder):
     assert float(fall) == pytest.approx(np.log(10), rel=0.02)
 
 
+def test_loudness_can_be_measured_as_a_codec_has_it(vocoder):
+    """From the codec alone, and other recordings than it was fitted to."""
+    codec, missed = vocoder
+    fitted, found = Loudness(codec.config, spoken(40)), Loudness.of(codec, spoken(12)[::-1])
+    wave = spoken(20)[19]
+    assert float(found.scale) == pytest.approx(float(fitted.scale), rel=1e-4)
+    apart = (found.cosines(wave) - fitted.cosines(wave)).square().sum(1).mean()
+    assert float(apart) < missed * float(fitted.cosines(wave).var(0).sum())
+
+
 def test_silence_stays_silent(vocoder):
     codec, _ = vocoder
     with torch.no_grad():

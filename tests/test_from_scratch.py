@@ -163,6 +163,7 @@ def made(tmp_path):
     for training in (
         toy["codec"]["training"],
         toy["units"]["training"],
+        toy["teacher"]["training"],
         *(stage["training"] for stage in toy["stages"].values()),
     ):
         training.update(max_steps=2, save_steps=2)
@@ -177,7 +178,7 @@ def made(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:The model ended at once")  # after two steps
 def test_the_steps_make_a_model_that_is_heard(recipe, made, monkeypatch, capsys, tmp_path):
-    for step in ("train_codec", "make_start", "train_stages", "finish"):
+    for step in ("train_codec", "make_start", "train_teacher", "train_stages", "finish"):
         run(monkeypatch, RECIPE / f"{step}.py", made)
     folder = made / "model"
     processor = BarkProcessor.from_pretrained(folder)
@@ -187,7 +188,7 @@ def test_the_steps_make_a_model_that_is_heard(recipe, made, monkeypatch, capsys,
     assert BarkModel.from_pretrained(folder, dtype="auto").dtype.itemsize == 2
     assert BarkModel.from_pretrained(folder).generation_config.semantic_config.temperature == 0.3
     card = (folder / "README.md").read_text()
-    assert all(f"| {step} |" in card for step in ("codec", "semantic", "coarse", "fine"))
+    assert all(f"| {step} |" in card for step in ("codec", "teacher", "semantic", "coarse", "fine"))
     before = (made / "trained" / "model" / "model.safetensors").stat().st_mtime_ns
     run(monkeypatch, RECIPE / "train_stages.py", made)  # what is finished stays
     assert (made / "trained" / "model" / "model.safetensors").stat().st_mtime_ns == before

@@ -1,6 +1,6 @@
-"""Trains semantic, coarse and fine stage on `train/`: `trained/model`. A killed run goes on; finished stages stay.
+"""Trains semantic, coarse and fine stage on `teacher/data`: `trained/model`. Resumable; finished stages stay.
 
-The same as `bark-hf train --model start --data train --semantic_tokenizer units --output_dir trained --stage ...`."""
+The same as `bark-hf train --model start --data teacher/data --output_dir trained --stage ...`."""
 
 import sys
 
@@ -9,7 +9,7 @@ from recipe import opened, parser, say
 from bark_hf.training.run import DataArguments, ModelArguments, SampleArguments, StageTrainingArguments, train
 from bark_hf.training.stages import STAGES
 
-OF_DATA = ("eval_share", "history_share", "num_proc")  # settings that are no Trainer's
+OF_DATA = ("eval_share", "history_share")  # settings that are no Trainer's
 
 
 def main() -> None:
@@ -23,7 +23,7 @@ def main() -> None:
         with work.timed(stage):
             made = train(
                 ModelArguments(str(work.folder / "start"), stage=stage),
-                DataArguments(str(work.folder / "train"), semantic_tokenizer=str(work.folder / "units"), **data),
+                DataArguments(str(work.folder / "teacher" / "data"), **data),
                 SampleArguments(),
                 StageTrainingArguments(str(work.folder / "trained"), **settings),
             )

@@ -119,6 +119,18 @@ class Loudness:
         smooth = (logs - self.mean) @ self.axes @ self.axes.T + self.mean
         self.lost = 0.5 * ((2 * logs).exp().mean(0) / (2 * smooth).exp().mean(0)).log()  # of a band's loudness
 
+    @classmethod
+    @torch.no_grad()
+    def of(cls, codec: EncodecModel, waves: Sequence[Tensor]) -> "Loudness":
+        """As a codec that began as a vocoder has it in its frames, but for what its encoder misses."""
+        target = cls(codec.config, waves)
+        first = _convolutions(codec.decoder)[0].weight[: GAINS * BANDS, : target.axes.shape[1], -1]
+        target.scale = 1 / ((first * target.axes).sum() / target.axes.square().sum())
+        pairs = [(target.cosines(wave), codec.encoder(wave[None, None])[0, :-1].T) for wave in waves]
+        apart = torch.cat([measured - heard[: len(measured)] for measured, heard in pairs]).mean(0)
+        target.mean = target.mean + target.axes @ apart / target.scale
+        return target
+
     def power(self, wave: Tensor) -> Tensor:
         """(N,) -> (T, GAINS, BANDS) of what one snippet at full gain has."""
         starts = torch.arange(len(wave) // self.hop)[:, None] * self.hop + self.centers
@@ -130,13 +142,16 @@ class Loudness:
         """(N,) -> (T, GAINS * BANDS) nepers."""
         return 0.5 * (self.power(wave) + FLOOR).log().flatten(1)
 
+    def cosines(self, wave: Tensor) -> Tensor:
+        """(N,) -> (T, D - 1): all but the pitch."""
+        return (self.logs(wave) - self.mean) @ self.axes * self.scale
+
     def __call__(self, wave: Tensor) -> Tensor:
-        found = (self.logs(wave) - self.mean) @ self.axes * self.scale
         try:
             pitch = _nepers(median_pitch(wave.numpy(), self.rate))
         except ValueError:  # hardly voiced
             pitch = 0.0
-        return nn.functional.pad(found, (0, 1), value=PITCH_SCALE * pitch)
+        return nn.functional.pad(self.cosines(wave), (0, 1), value=PITCH_SCALE * pitch)
 
 
 def start_decoder(codec: EncodecModel, target: Loudness) -> None:

@@ -15,6 +15,7 @@ from transformers import TrainerCallback
 from ..vocabulary import Vocabulary
 
 COLUMNS = ("text_ids", "semantic_ids", "codes")
+TAUGHT = "taught_codes"  # a teacher's, in place of `codes` as what is to be learned; histories are as recorded
 MIN_HISTORY = 2  # semantic ids: what a voice needs
 
 
@@ -34,7 +35,7 @@ class Utterances(torch.utils.data.Dataset):
     """Examples of a dataset with `text_ids`, `semantic_ids`, `codes` and, for histories, `speaker` columns."""
 
     def __init__(self, table: Any, vocabulary: Vocabulary, history_share: float = 0.5, seed: int = 0):
-        """table: a `datasets.Dataset` as `tokenize_corpus` writes it, or a list of such rows.
+        """table: a `datasets.Dataset` as `tokenize_corpus` or `teach` writes it, or a list of such rows.
 
         history_share: how many examples get the end of another utterance of their speaker as history, 0 to 1.
         Raises ValueError for missing columns, no rows and a share outside 0..1."""
@@ -45,6 +46,7 @@ class Utterances(torch.utils.data.Dataset):
             raise ValueError("The dataset is empty.")
         if not 0 <= history_share <= 1:
             raise ValueError(f"`history_share` must be 0 to 1, got {history_share}.")
+        self.target = TAUGHT if TAUGHT in columns else COLUMNS[2]
         self.table, self.vocabulary, self.history_share, self.seed = table, vocabulary, history_share, seed
         self.epoch = torch.tensor(0).share_memory_()  # workers that outlive an epoch see it change
         speakers = [None] * len(table)
@@ -77,7 +79,7 @@ class Utterances(torch.utils.data.Dataset):
         row = self.table[index]
         draws = np.random.Generator(np.random.Philox(np.random.SeedSequence((self.seed, int(self.epoch), index))))
         voice = self._history(index, draws) if draws.random() < self.history_share else None
-        text, semantic, codes = (torch.as_tensor(row[name], dtype=torch.long) for name in COLUMNS)
+        text, semantic, codes = (torch.as_tensor(row[name], dtype=torch.long) for name in (*COLUMNS[:2], self.target))
         return Utterance(text, semantic, codes, voice, draws)
 
     def _history(self, index: int, draws: np.random.Generator) -> Mapping[str, np.ndarray] | None:

@@ -1,0 +1,158 @@
+"""A teacher of the acoustic stages: what semantic ids tell stays in the codes that it says, and noise does not."""
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, load_from_disk
+from runs import tiny_bark
+
+from bark_hf.training import teacher as teachers
+from bark_hf.training.stages import save_composite
+from bark_hf.training.teacher import Frames, FrameTeacher, TeacherTrainingArguments, main, teach, train_teacher
+from bark_hf.training.utterances import Utterances
+from bark_hf.vocabulary import Vocabulary
+
+SOUNDS, SPEAKERS = 6, ("a", "b")
+SIZES = {"context": 2, "hidden_size": 32, "num_layers": 1}
+
+
+@pytest.fixture(scope="module")
+def bark(small):
+    return tiny_bark(small)
+
+
+@pytest.fixture(scope="module")
+def vocabulary(bark):
+    return Vocabulary.of(bark.generation_config)
+
+
+@pytest.fixture(scope="module")
+def clean(bark, vocabulary):
+    """(speakers, sounds, 8): the codes that a sound has, of which every other recording holds half."""
+    return torch.randint(vocabulary.codebook_size, (2, SOUNDS, 8), generator=torch.Generator().manual_seed(0))
+
+
+def spoken(clean, vocabulary, count=40):
+    """Sounds of eight ids each; a frame in two has other codes than its sound."""
+    random = np.random.default_rng(0)
+    rows = []
+    for number in range(count):
+        ids = random.integers(SOUNDS, size=4).repeat(8)
+        frames = vocabulary.coarse_length(len(ids)) // vocabulary.n_coarse_codebooks
+        at = (np.arange(frames) * vocabulary.semantic_rate_hz / vocabulary.coarse_rate_hz).astype(int)
+        codes = clean[number % 2][ids[at]].numpy().copy()
+        noisy = random.random(frames) < 0.5
+        codes[noisy] = random.integers(vocabulary.codebook_size, size=(noisy.sum(), 8))
+        rows.append({
+            "text_ids": [1], "semantic_ids": ids.tolist(), "codes": codes.T.tolist(), "speaker": SPEAKERS[number % 2],
+            "length": len(ids),
+        })  # fmt: skip
+    return Dataset.from_list(rows)
+
+
+@pytest.fixture(scope="module")
+def rows(clean, vocabulary):
+    return spoken(clean, vocabulary)
+
+
+def arguments(folder, **changes) -> TeacherTrainingArguments:
+    options = {"max_steps": 150, "save_steps": 75, "per_device_train_batch_size": 256, "learning_rate": 0.01}
+    quiet = {"report_to": "none", "disable_tqdm": True}
+    return TeacherTrainingArguments(str(folder), **{**options, **quiet, **changes})
+
+
+def embedded(bark, codes) -> torch.Tensor:
+    return bark.codec_model.quantizer.decode(torch.as_tensor(codes)[:, None])[0].T
+
+
+def test_what_ids_tell_stays_and_noise_goes(bark, vocabulary, rows, clean, tmp_path):
+    teacher, metrics = train_teacher(rows, bark.codec_model, vocabulary, arguments(tmp_path), **SIZES)
+    assert metrics["eval_loss"] < 0.95  # of the variance
+    taught = teach(rows, teacher, bark.codec_model)
+    errors = {"codes": 0.0, "taught_codes": 0.0}
+    for row in taught:
+        at = (np.arange(len(row["codes"][0])) * teacher.config.ratio).astype(int)
+        sounds = clean["ab".index(row["speaker"])][torch.tensor(row["semantic_ids"])[at]]
+        assert np.shape(row["taught_codes"]) == np.shape(row["codes"])
+        for name in errors:
+            errors[name] += float((embedded(bark, row[name]) - embedded(bark, sounds.T)).square().sum())
+    assert errors["taught_codes"] < 0.5 * errors["codes"]
+    again = teach(rows, FrameTeacher.from_pretrained(tmp_path / "model"), bark.codec_model)
+    assert again["taught_codes"] == taught["taught_codes"]
+
+
+def test_an_utterance_is_spoken_the_same_in_any_batch(bark, vocabulary, rows, tmp_path):
+    teacher, _ = train_teacher(rows, bark.codec_model, vocabulary, arguments(tmp_path, max_steps=5), **SIZES)
+    ids = [torch.tensor(row["semantic_ids"])[: 5 + 3 * number] for number, row in enumerate(rows.select(range(4)))]
+    together = teacher.speak(ids, ["a", "b", "a", "b"])
+    for one, speaker, said in zip(ids, "abab", together, strict=True):
+        torch.testing.assert_close(teacher.speak([one], [speaker])[0], said)
+        assert len(said) == vocabulary.coarse_length(len(one)) // vocabulary.n_coarse_codebooks
+
+
+def test_training_and_speaking_see_the_same_windows(bark, vocabulary, rows, tmp_path):
+    teacher, _ = train_teacher(rows, bark.codec_model, vocabulary, arguments(tmp_path, max_steps=1), **SIZES)
+    frames = Frames(rows, bark.codec_model, teacher.config)
+    second = range(int(frames.starts[1]), int(frames.starts[2]))
+    batch = frames.__getitems__(list(second))
+    ids = torch.tensor(rows[1]["semantic_ids"])
+    assert torch.equal(batch["semantic_ids"], teacher.windows(ids, len(second)))
+    heard = embedded(bark, rows[1]["codes"])
+    torch.testing.assert_close(batch["labels"], heard)
+    torch.testing.assert_close(batch["previous"][5], heard[2:5])
+    torch.testing.assert_close(batch["previous"][0], heard[:1].expand(3, -1))
+    assert batch["speaker"].tolist() == [1] * len(second)
+
+
+def test_frames_that_were_measured_are_learned_in_place_of_codes(bark, vocabulary, rows, tmp_path):
+    size = bark.codec_model.config.hidden_size
+    measured = rows.add_column("frames", [np.full((len(codes[0]) - 1, size), 0.5).tolist() for codes in rows["codes"]])
+    teacher, _ = train_teacher(measured, bark.codec_model, vocabulary, arguments(tmp_path, max_steps=1), **SIZES)
+    frames = Frames(measured, bark.codec_model, teacher.config)
+    assert len(frames) == sum(len(codes[0]) - 1 for codes in rows["codes"])
+    batch = frames.__getitems__([0, len(frames) - 1])
+    assert (batch["labels"] == 0.5).all()
+    assert (batch["previous"] == 0.5).all()
+    taught = teach(measured, teacher, bark.codec_model)
+    assert taught.column_names == [*rows.column_names, "taught_codes"]
+    assert [len(codes[0]) for codes in taught["taught_codes"]] == [len(codes[0]) for codes in rows["codes"]]
+
+
+def test_a_run_that_was_killed_goes_on(bark, vocabulary, rows, tmp_path):
+    """Mean and deviation too, which no later step would learn."""
+    first, _ = train_teacher(rows, bark.codec_model, vocabulary, arguments(tmp_path, max_steps=75), **SIZES)
+    again, _ = train_teacher(rows, bark.codec_model, vocabulary, arguments(tmp_path, max_steps=80), **SIZES)
+    assert (tmp_path / "checkpoint-80" / "trainer_state.json").is_file()
+    assert torch.equal(first.mean, again.mean)
+
+
+def test_stages_learn_what_the_teacher_says_after_histories_as_recorded(vocabulary, rows):
+    taught = rows.add_column("taught_codes", [[[7] * len(codes[0])] * 8 for codes in rows["codes"]])
+    utterances = Utterances(taught, vocabulary, history_share=1.0)
+    for number in range(4):
+        one = utterances[number]
+        assert one.codes.unique().tolist() == [7]
+        assert not (one.voice["fine_prompt"] == 7).all()
+
+
+def test_what_cannot_be_taught_is_said(bark, vocabulary, rows, tmp_path):
+    with pytest.raises(ValueError, match="leaves none"):
+        train_teacher(rows.select([0]), bark.codec_model, vocabulary, arguments(tmp_path))
+    teacher, _ = train_teacher(rows, bark.codec_model, vocabulary, arguments(tmp_path, max_steps=1), **SIZES)
+    strangers = Dataset.from_list([{**row, "speaker": "c"} for row in rows.select(range(2))])
+    with pytest.raises(ValueError, match=r"knows \['a', 'b'\], not \['c'\]"):
+        teach(strangers, teacher, bark.codec_model)
+    with pytest.raises(ValueError, match="--eval_share"):
+        arguments(tmp_path, eval_share=1.0)
+
+
+def test_the_command_writes_what_training_reads(bark, small, rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(teachers, "_ROWS", 16)
+    save_composite(bark, small.processor, tmp_path / "start")
+    rows.save_to_disk(str(tmp_path / "ids"))
+    options = ["--max_steps", "2", "--report_to", "none", "--disable_tqdm", "true", "--hidden_size", "16"]
+    paths = {"model": tmp_path / "start", "data": tmp_path / "ids", "output_dir": tmp_path / "out"}
+    made = main([*options, *(word for name, path in paths.items() for word in (f"--{name}", str(path)))])
+    written = load_from_disk(made)
+    assert written.column_names == [*rows.column_names, "taught_codes"]
+    assert written["codes"] == rows["codes"]
