@@ -8,7 +8,15 @@ from runs import tiny_bark
 
 from bark_hf.training import teacher as teachers
 from bark_hf.training.stages import save_composite
-from bark_hf.training.teacher import Frames, FrameTeacher, TeacherTrainingArguments, main, teach, train_teacher
+from bark_hf.training.teacher import (
+    Frames,
+    FrameTeacher,
+    FrameTeacherConfig,
+    TeacherTrainingArguments,
+    main,
+    teach,
+    train_teacher,
+)
 from bark_hf.training.utterances import Utterances
 from bark_hf.vocabulary import Vocabulary
 
@@ -124,6 +132,17 @@ def test_a_run_that_was_killed_goes_on(bark, vocabulary, rows, tmp_path):
     again, _ = train_teacher(rows, bark.codec_model, vocabulary, arguments(tmp_path, max_steps=80), **SIZES)
     assert (tmp_path / "checkpoint-80" / "trainer_state.json").is_file()
     assert torch.equal(first.mean, again.mean)
+
+
+def test_a_speaker_of_whom_all_is_held_out_begins_with_the_mean(bark, rows):
+    config = FrameTeacherConfig(
+        frame_size=bark.codec_model.config.hidden_size, speakers=["a", "b", "c"], vocab_size=99
+    )
+    teacher = FrameTeacher(config)
+    teacher.standardize(Frames(rows, bark.codec_model, config))
+    assert torch.equal(teacher.begin[2], teacher.mean)
+    assert torch.isfinite(teacher.begin).all()
+    assert not torch.equal(teacher.begin[0], teacher.begin[1])
 
 
 def test_stages_learn_what_the_teacher_says_after_histories_as_recorded(vocabulary, rows):

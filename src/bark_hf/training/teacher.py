@@ -114,13 +114,15 @@ class FrameTeacher(PreTrainedModel):
 
     @torch.no_grad()
     def standardize(self, frames: "Frames") -> None:
-        """Takes mean and deviation from some frames, and each speaker's beginning from the first of its utterances."""
+        """Takes mean and deviation from some frames, and each speaker's beginning from the first of its utterances; a
+        speaker without one begins with the mean."""
         some = frames.frames(torch.randperm(len(frames))[:_HEARD])
         self.mean.copy_(some.mean(0))
         self.deviation.copy_(some.std(0).clamp(min=_LEAST))
         firsts = frames.frames(frames.starts)
         for speaker in range(len(self.begin)):
-            self.begin[speaker] = firsts[frames.speakers == speaker].mean(0)
+            own = firsts[frames.speakers == speaker]
+            self.begin[speaker] = own.mean(0) if len(own) else self.mean
 
     def windows(self, semantic_ids: Tensor, frames: int) -> Tensor:
         """(S,) -> (frames, 2 context + 1): the ids around each frame."""
