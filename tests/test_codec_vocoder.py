@@ -1,8 +1,14 @@
 """A codec that starts as a vocoder: it gives back how loud which band was, at once; training goes on from there."""
 
+import sys
+from importlib import import_module
+from pathlib import Path
+
 import numpy as np
 import pytest
+import soundfile
 import torch
+from datasets import Dataset
 from synthetic import speech
 from transformers import EncodecModel
 
@@ -63,6 +69,24 @@ def test_loudness_can_be_measured_as_a_codec_has_it(vocoder):
     assert float(found.scale) == pytest.approx(float(fitted.scale), rel=1e-4)
     apart = (found.cosines(wave) - fitted.cosines(wave)).square().sum(1).mean()
     assert float(apart) < missed * float(fitted.cosines(wave).var(0).sum())
+
+
+def test_the_recipe_measures_frames_that_fit_the_codes(vocoder, tmp_path, monkeypatch):
+    codec, _ = vocoder
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "examples" / "from_scratch")
+    monkeypatch.delitem(sys.modules, "recipe", raising=False)
+    waves, rows = spoken(6), []
+    for number, wave in enumerate(waves):
+        soundfile.write(tmp_path / f"{number}.wav", wave.numpy(), RATE, subtype="FLOAT")
+        codes = torch.arange(8)[:, None] + torch.arange(len(wave) // 320 - number % 2)
+        rows.append({"codes": codes.tolist(), "speaker": ".", "source": f"{number}.wav"})
+    measured = import_module("train_teacher").with_frames(Dataset.from_list(rows), tmp_path, codec)
+    loudness = Loudness.of(codec, waves)
+    for row, wave in zip(measured, waves, strict=True):
+        codes, frames = torch.tensor(row["codes"]), torch.tensor(row["frames"])
+        assert len(frames) == codes.shape[1]
+        torch.testing.assert_close(frames[:, :-1], loudness.cosines(wave)[: len(frames)], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(frames[:, -1], codec.quantizer.decode(codes[:, None])[0, -1])
 
 
 def test_silence_stays_silent(vocoder):

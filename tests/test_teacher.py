@@ -4,19 +4,14 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset, load_from_disk
+from huggingface_hub.errors import StrictDataclassError
 from runs import tiny_bark
 
 from bark_hf.training import teacher as teachers
+from bark_hf.training.run import DataArguments, StageTrainingArguments, _tables
 from bark_hf.training.stages import save_composite
-from bark_hf.training.teacher import (
-    Frames,
-    FrameTeacher,
-    FrameTeacherConfig,
-    TeacherTrainingArguments,
-    main,
-    teach,
-    train_teacher,
-)
+from bark_hf.training.teacher import Frames, TeacherTrainingArguments, main, teach, train_teacher
+from bark_hf.training.teacher_network import FrameTeacher, FrameTeacherConfig
 from bark_hf.training.utterances import Utterances
 from bark_hf.vocabulary import Vocabulary
 
@@ -85,7 +80,7 @@ def test_what_ids_tell_stays_and_noise_goes(bark, vocabulary, rows, clean, tmp_p
         for name in errors:
             errors[name] += float((embedded(bark, row[name]) - embedded(bark, sounds.T)).square().sum())
     assert errors["taught_codes"] < 0.5 * errors["codes"]
-    again = teach(rows, FrameTeacher.from_pretrained(tmp_path / "model"), bark.codec_model)
+    again = teach(rows, FrameTeacher.from_pretrained(tmp_path / "teacher"), bark.codec_model)
     assert again["taught_codes"] == taught["taught_codes"]
 
 
@@ -108,7 +103,11 @@ def test_training_and_speaking_see_the_same_windows(bark, vocabulary, rows, tmp_
     heard = embedded(bark, rows[1]["codes"])
     torch.testing.assert_close(batch["labels"], heard)
     torch.testing.assert_close(batch["previous"][5], heard[2:5])
-    torch.testing.assert_close(batch["previous"][0], heard[:1].expand(3, -1))
+    begin = torch.stack([embedded(bark, row["codes"])[0] for row in rows if row["speaker"] == "b"]).mean(0)
+    frames.begin = frames.describe()[2]
+    for number in range(3):  # what is before the first frame is what speaking begins with
+        previous = frames.__getitems__([second[number]])["previous"][0]
+        torch.testing.assert_close(previous, torch.cat([begin.expand(3 - number, -1), heard[:number]]))
     assert batch["speaker"].tolist() == [1] * len(second)
 
 
@@ -120,7 +119,7 @@ def test_frames_that_were_measured_are_learned_in_place_of_codes(bark, vocabular
     assert len(frames) == sum(len(codes[0]) - 1 for codes in rows["codes"])
     batch = frames.__getitems__([0, len(frames) - 1])
     assert (batch["labels"] == 0.5).all()
-    assert (batch["previous"] == 0.5).all()
+    assert (batch["previous"][1] == 0.5).all()
     taught = teach(measured, teacher, bark.codec_model)
     assert taught.column_names == [*rows.column_names, "taught_codes"]
     assert [len(codes[0]) for codes in taught["taught_codes"]] == [len(codes[0]) for codes in rows["codes"]]
@@ -138,11 +137,9 @@ def test_a_speaker_of_whom_all_is_held_out_begins_with_the_mean(bark, rows):
     config = FrameTeacherConfig(
         frame_size=bark.codec_model.config.hidden_size, speakers=["a", "b", "c"], vocab_size=99
     )
-    teacher = FrameTeacher(config)
-    teacher.standardize(Frames(rows, bark.codec_model, config))
-    assert torch.equal(teacher.begin[2], teacher.mean)
-    assert torch.isfinite(teacher.begin).all()
-    assert not torch.equal(teacher.begin[0], teacher.begin[1])
+    mean, _, begin = Frames(rows, bark.codec_model, config).describe()
+    assert torch.equal(begin[2], mean)
+    assert not torch.equal(begin[0], begin[1])
 
 
 def test_stages_learn_what_the_teacher_says_after_histories_as_recorded(vocabulary, rows):
@@ -163,6 +160,36 @@ def test_what_cannot_be_taught_is_said(bark, vocabulary, rows, tmp_path):
         teach(strangers, teacher, bark.codec_model)
     with pytest.raises(ValueError, match="--eval_share"):
         arguments(tmp_path, eval_share=1.0)
+    with pytest.raises(ValueError, match="had another hidden_size"):
+        train_teacher(rows, bark.codec_model, vocabulary, arguments(tmp_path), **{**SIZES, "hidden_size": 16})
+    with pytest.raises(ValueError, match=r"lacks the columns \['speaker'\]"):
+        train_teacher(rows.remove_columns("speaker"), bark.codec_model, vocabulary, arguments(tmp_path))
+    for change, said in (
+        ({"codes": [[99]] * 8}, r"8 codebooks, up to 99; the model's codec has"),
+        ({"semantic_ids": [vocabulary.semantic_vocab_size]}, f"go to {vocabulary.semantic_vocab_size}"),
+        ({"codes": [[]] * 8}, "no codes"),
+    ):
+        wrong = Dataset.from_list([{**rows[0], **change}])
+        with pytest.raises(ValueError, match=said):
+            Frames(wrong, bark.codec_model, teacher.config)
+    with pytest.raises(StrictDataclassError, match=r"`history` \(0\)"):
+        FrameTeacherConfig(history=0)
+    with pytest.raises(ValueError, match="is no tokenized dataset"):
+        main(["--model", str(tmp_path), "--data", str(tmp_path), "--output_dir", str(tmp_path / "o")])
+
+
+def test_data_and_evaluation_have_both_a_teachers_codes_or_neither(rows, tmp_path):
+    rows.save_to_disk(str(tmp_path / "held"))
+    rows.add_column("taught_codes", rows["codes"]).save_to_disk(str(tmp_path / "taught"))
+    data = DataArguments(str(tmp_path / "taught"), eval_data=str(tmp_path / "held"))
+    with pytest.raises(ValueError, match="taught_codes"):
+        _tables(data, None, None, StageTrainingArguments(str(tmp_path / "o"), report_to="none"))
+
+
+def test_frames_and_ids_of_one_moment_at_odd_rates():
+    """Where products of whole numbers and a ratio round, float32 would go another way."""
+    config = FrameTeacherConfig(ratio=35 / 50)
+    assert config.places(2400).tolist() == [int(number * (35 / 50)) for number in range(2400)]
 
 
 def test_the_command_writes_what_training_reads(bark, small, rows, tmp_path, monkeypatch):

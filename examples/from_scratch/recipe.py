@@ -66,11 +66,14 @@ def begun(folder: Path, profile: str) -> Work:
 
 
 def opened(folder: Path) -> Work:
-    """A folder that `make_data.py` has begun. Raises FileNotFoundError for another."""
+    """A folder that `make_data.py` has begun. Raises FileNotFoundError for another, ValueError for an older one."""
     path = folder / RECIPE.name
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no {RECIPE.name}; begin with make_data.py {folder}.")
-    return Work(folder, json.loads(path.read_text(encoding="utf-8")))
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    if lacking := json.loads(RECIPE.read_text(encoding="utf-8")).keys() - settings.keys() - {"profiles"}:
+        raise ValueError(f"{path} lacks {', '.join(sorted(lacking))}: an older one. Add it, or begin another folder.")
+    return Work(folder, settings)
 
 
 def merged(settings: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Tokenizes `train/`, and has a small network say its codes anew for the stages to learn: `teacher/data`. Resumable.
+"""Tokenizes `train/`, and has a small network say its codes anew for the stages to learn: `teacher/taught`. Resumable.
 
 The same as `python -m bark_hf.training.dataset --data train --model start --semantic_tokenizer units --output_dir ids`
 and then `python -m bark_hf.training.teacher --model start --data ids --output_dir teacher`; but where the codec is a
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
+from datasets.fingerprint import generate_random_fingerprint
 from recipe import opened, parser, say
 
 from bark_hf.codec import BarkCodec
@@ -18,12 +19,12 @@ from bark_hf.training.corpus import load_corpus
 from bark_hf.training.dataset import tokenize_corpus
 from bark_hf.training.quantizer import heard
 from bark_hf.training.teacher import FRAMES, TeacherArguments, TeacherTrainingArguments, train
-from bark_hf.training.tokenizing import Tokenizers
+from bark_hf.training.tokenizing import Tokenizers, load_codec
 
 MEASURED = 200  # recordings that tell where the codec's frames lie
 
 
-def with_frames(table: Dataset, train: Path, codec: BarkCodec, num_proc: int) -> Dataset:
+def with_frames(table: Dataset, train: Path, codec: BarkCodec) -> Dataset:
     """The dataset with a column of frames (T, D): loudness as it is measured, and the pitch that the encoder heard."""
 
     def wave(row) -> torch.Tensor:
@@ -34,12 +35,11 @@ def with_frames(table: Dataset, train: Path, codec: BarkCodec, num_proc: int) ->
     )
 
     def measured(row) -> dict:
-        torch.set_num_threads(1)
         pitch = codec.quantizer.decode(torch.tensor(row["codes"])[:, None])[0, -1:].T
         cosines = loudness.cosines(wave(row))[: len(pitch)]
         return {FRAMES: torch.cat([cosines, pitch[: len(cosines)]], 1).numpy()}
 
-    return table.map(measured, num_proc=num_proc, desc="Measuring")
+    return table.map(measured, new_fingerprint=generate_random_fingerprint(), desc="Measuring")
 
 
 def main() -> None:
@@ -49,18 +49,19 @@ def main() -> None:
     with work.timed("codes"):
         table, _ = tokenize_corpus(
             load_corpus(train_data),
-            **Tokenizers.load(str(start), str(work.folder / "units"), "cpu")._asdict(),
+            **Tokenizers.load(str(start), str(work.folder / "units"))._asdict(),
             output=ids,
             num_proc=num_proc,
         )
     with work.timed("teacher"):
         codec = work.settings["codec"]["training"]
         if codec["start"] == "vocoder" and not codec["max_steps"]:
-            ids = work.folder / "measured"
+            ids = ids / "measured"  # it goes with them where they are made anew
             if not ids.is_dir():
-                table = with_frames(table, train_data, BarkCodec.from_pretrained(start).eval(), num_proc)
+                measured = with_frames(table, train_data, load_codec(str(start)))
                 with whole_folder(ids) as made:
-                    table.save_to_disk(str(made))
+                    measured.save_to_disk(str(made))
+                table.cleanup_cache_files()
         made = train(
             TeacherArguments(str(start), str(ids), **settings["config"]),
             TeacherTrainingArguments(str(work.folder / "teacher"), **settings["training"]),

@@ -28,7 +28,7 @@ from .optimizers import MuonAdamW
 from .samples import SpeakCallback, asr_recognizer, last_samples
 from .sharding import gather, make_shardable
 from .stages import LABELS, STAGES, Stage, add_lora, save_composite
-from .utterances import EpochCallback, Utterances
+from .utterances import TAUGHT, EpochCallback, Utterances
 
 MODEL = "model"  # the folder of the result, in the output folder
 REPORT = "training.json"  # in that folder, so that weights and report are of one moment
@@ -348,7 +348,12 @@ def _tables(data: DataArguments, bark: BarkModel, processor: BarkProcessor, argu
     if arguments.eval_strategy == "no":
         return rows, None
     if data.eval_data is not None:
-        return rows, load_from_disk(data.eval_data)
+        evaluation = load_from_disk(data.eval_data)
+        if (TAUGHT in rows.column_names) != (TAUGHT in evaluation.column_names):
+            raise ValueError(
+                f"Of --data and --eval_data one has {TAUGHT}, a teacher's, and one has not: they must agree."
+            )
+        return rows, evaluation
     if len(rows) < 2 or not data.eval_share:
         raise ValueError("There is nothing to evaluate on: pass --eval_data, --eval_share or --eval_strategy no.")
     size = min(max(1, round(len(rows) * data.eval_share)), len(rows) - 1)

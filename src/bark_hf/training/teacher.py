@@ -3,7 +3,7 @@
 A recording's codes hold much that its semantic ids do not tell, and a stage that learns them by cross-entropy spends
 itself on that noise. The teacher is a regression, so it says a mean, which has none: going on from its own frames it
 speaks every utterance of a tokenized dataset again, and the codes of that are what `utterances` gives the stages to
-learn (knowledge distillation of whole sequences: Kim and Rush, 2016). Knows nothing of stages, windows or audio."""
+learn (knowledge distillation of whole sequences: Kim and Rush, 2016). Knows nothing of stages and audio."""
 
 import sys
 from collections.abc import Sequence
@@ -16,181 +16,111 @@ import pyarrow as pa
 import torch
 from datasets import Dataset, load_from_disk
 from datasets.utils import tqdm
-from huggingface_hub.dataclasses import strict
-from torch import Tensor, nn
-from transformers import HfArgumentParser, PreTrainedConfig, PreTrainedModel, Trainer, TrainingArguments, set_seed
-from transformers.utils import ModelOutput
+from huggingface_hub.errors import StrictDataclassError
+from torch import Tensor
+from transformers import HfArgumentParser, Trainer, set_seed
 
 from ..codec import BarkCodec
 from ..files import whole_folder
-from ..modeling_bark import BarkModel
+from ..generation_configuration_bark import BarkGenerationConfig
 from ..vocabulary import Vocabulary
 from .dataset import FEATURES
+from .quantizer import QuantizerTrainingArguments
 from .run import last_checkpoint
+from .teacher_network import FrameTeacher, FrameTeacherConfig
+from .tokenizing import load_codec
 from .utterances import TAUGHT
 
-MODEL, TAUGHT_DATA = "model", "data"  # folders of the results, in the output folder
+TEACHER, TAUGHT_DATA = "teacher", "taught"  # folders of the results, in the output folder
 FRAMES = "frames"  # a column (T, D): what the teacher learns in place of what `codes` stand for
+_SIZES = ("vocab_size", "frame_size", "speakers", "ratio", "context", "history", "hidden_size", "num_layers")
 _ROWS = 256  # utterances that the teacher speaks at once
 _HEARD = 100_000  # frames that their mean and deviation are taken from
 _LEAST = 1e-3  # standard deviation of a number that says something
 
 
-@strict
-class FrameTeacherConfig(PreTrainedConfig):
-    """`frame_size` numbers a frame from the semantic ids within `context` of it, of `vocab_size`, from its speaker (of
-    `speakers`) and the `history` frames before it; `num_layers` blocks of `hidden_size`.
-
-    ratio: semantic ids a frame."""
-
-    model_type = "bark_frame_teacher"
-
-    vocab_size: int = 10_000
-    frame_size: int = 128
-    speakers: list[str] = field(default_factory=lambda: [""])
-    ratio: float = 49.9 / 75
-    context: int = 10
-    history: int = 3
-    embedding_size: int = 24
-    hidden_size: int = 512
-    num_layers: int = 2
-    initializer_range: float = 0.02
-
-
-@dataclass
-class FrameTeacherOutput(ModelOutput):
-    """logits: (B, frame_size), standardized; loss: mean squared error of those."""
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-
-
-class FrameTeacher(PreTrainedModel):
-    """The next frame of an utterance, by blocks of two linear layers with a shortcut; 1.4 M weights by default."""
-
-    config_class = FrameTeacherConfig
-
-    def __init__(self, config: FrameTeacherConfig):
-        super().__init__(config)
-        size, hidden = config.embedding_size, config.hidden_size
-        self.embedding = nn.Embedding(config.vocab_size + 1, size)  # the last: outside of the utterance
-        self.speaker = nn.Embedding(len(config.speakers), size)
-        given = (2 * config.context + 2) * size + config.history * config.frame_size
-        self.first = nn.Linear(given, hidden)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, hidden))
-            for _ in range(config.num_layers)
-        )
-        self.last = nn.Sequential(nn.GELU(), nn.Linear(hidden, config.frame_size))
-        self.register_buffer("mean", torch.zeros(config.frame_size))
-        self.register_buffer("deviation", torch.ones(config.frame_size))
-        self.register_buffer("begin", torch.zeros(len(config.speakers), config.frame_size))
-        self.post_init()
-
-    def forward(self, semantic_ids: Tensor, speaker: Tensor, previous: Tensor, labels: Tensor | None = None):
-        """semantic_ids (B, 2 context + 1), speaker (B,), previous (B, history, D), labels (B, D): frames as the codec
-        has them."""
-        previous = (previous - self.mean) / self.deviation
-        hidden = self.first(
-            torch.cat([self.embedding(semantic_ids).flatten(1), self.speaker(speaker), previous.flatten(1)], 1)
-        )
-        for block in self.blocks:
-            hidden = hidden + block(hidden)
-        said = self.last(hidden)
-        loss = None if labels is None else (said - (labels - self.mean) / self.deviation).square().mean()
-        return FrameTeacherOutput(loss=loss, logits=said)
-
-    @torch.no_grad()
-    def speak(self, semantic_ids: Sequence[Tensor], speakers: Sequence[str]) -> list[Tensor]:
-        """(S_i,) ids of utterances -> their frames (T_i, D), each said from those that it said before."""
-        lengths = [int(len(one) / self.config.ratio) for one in semantic_ids]
-        ids = torch.stack([self.windows(one, max(lengths)) for one in semantic_ids], 1).to(self.device)
-        speaker = torch.tensor([self.config.speakers.index(one) for one in speakers], device=self.device)
-        previous, said = self.begin[speaker][:, None].expand(-1, self.config.history, -1), []
-        for around in ids:
-            said.append(self(around, speaker, previous).logits * self.deviation + self.mean)
-            previous = torch.cat([previous[:, 1:], said[-1][:, None]], 1)
-        return [one[:length] for one, length in zip(torch.stack(said, 1), lengths, strict=True)]
-
-    @torch.no_grad()
-    def standardize(self, frames: "Frames") -> None:
-        """Takes mean and deviation from some frames, and each speaker's beginning from the first of its utterances; a
-        speaker without one begins with the mean."""
-        some = frames.frames(torch.randperm(len(frames))[:_HEARD])
-        self.mean.copy_(some.mean(0))
-        self.deviation.copy_(some.std(0).clamp(min=_LEAST))
-        firsts = frames.frames(frames.starts)
-        for speaker in range(len(self.begin)):
-            own = firsts[frames.speakers == speaker]
-            self.begin[speaker] = own.mean(0) if len(own) else self.mean
-
-    def windows(self, semantic_ids: Tensor, frames: int) -> Tensor:
-        """(S,) -> (frames, 2 context + 1): the ids around each frame."""
-        context = self.config.context
-        outside = semantic_ids.new_full((context,), self.config.vocab_size)
-        padded = torch.cat([outside, semantic_ids, outside])
-        at = (torch.arange(frames) * self.config.ratio).long()[:, None] + torch.arange(2 * context + 1)
-        return padded[at.clamp(max=len(padded) - 1)]
-
-
 class Frames(torch.utils.data.Dataset):
-    """Every frame of some utterances, with what the teacher is given to foretell it."""
+    """Every frame of some utterances, with what the teacher is given to foretell it.
+
+    In memory: a frame's codes, or its numbers where they are measured, and 40 bytes more."""
 
     def __init__(self, table: Any, codec: BarkCodec, config: FrameTeacherConfig):
         """table: rows of `semantic_ids`, `codes`, `speaker` and, where something better than the codec's encoder
-        measured them, `frames` (T, D) in the codec's own terms."""
+        measured them, `frames` (T, D) in the codec's own terms.
+
+        Raises ValueError for rows without frames, and for ids and codes that are not the model's."""
         self.codec, self.config = codec, config
         outside = np.full(config.context, config.vocab_size, np.int32)
-        ids, codes, places, starts, counts, speakers, measured = [], [], [], [], [], [], []
-        width = frames = 0
-        columns = [name for name in ("semantic_ids", "codes", "speaker", FRAMES) if name in table.column_names]
+        ids, held, places, counts, speakers, width = [], [], [], [], [], 0
+        measured = FRAMES in table.column_names
+        columns = ["semantic_ids", "codes", "speaker", *([FRAMES] if measured else [])]
         for row in table.select_columns(columns).with_format("numpy"):
-            own, heard = np.asarray(row["semantic_ids"], np.int32), np.stack(row["codes"]).astype(np.int16)
-            if FRAMES in columns:
-                measured.append(np.stack(row[FRAMES]).astype(np.float32)[: heard.shape[1]])
-                heard = heard[:, : len(measured[-1])]
+            own, codes = np.asarray(row["semantic_ids"], np.int32), np.stack(row["codes"]).astype(np.int16)
+            self._check(own, codes)
+            one = np.stack(row[FRAMES]).astype(np.float32)[: codes.shape[1]] if measured else codes.T
             ids += [outside, own, outside]
-            codes.append(heard)
-            at = (np.arange(heard.shape[1]) * config.ratio).astype(np.int64)
-            places.append(width + at.clip(max=len(own) - 1))
-            starts.append(frames)
-            counts.append(heard.shape[1])
+            held.append(one)
+            places.append(width + config.places(len(one)).clamp(max=len(own) - 1))
+            counts.append(len(one))
             speakers.append(config.speakers.index(row["speaker"] or ""))
-            width, frames = width + len(own) + 2 * config.context, frames + heard.shape[1]
+            width += len(own) + 2 * config.context
         self.ids = torch.from_numpy(np.concatenate(ids))
-        self.codes = torch.from_numpy(np.concatenate(codes, axis=1))
-        self.measured = torch.from_numpy(np.concatenate(measured)) if measured else None
-        self.places = torch.from_numpy(np.concatenate(places))  # where a frame's ids begin
-        self.starts, self.counts = torch.tensor(starts), torch.tensor(counts)
+        self.held = torch.from_numpy(np.concatenate(held))  # (frames, K) codes or (frames, D) numbers
+        self.places = torch.cat(places)  # where a frame's ids begin
+        self.starts = torch.tensor([0, *counts[:-1]]).cumsum(0)
         self.speakers = torch.tensor(speakers)
-        self.rows = torch.arange(len(starts)).repeat_interleave(self.counts)
+        self.rows = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+        self.begin = torch.zeros(len(config.speakers), config.frame_size)  # before an utterance's first frame
+
+    def _check(self, ids: np.ndarray, codes: np.ndarray) -> None:
+        books, size = len(self.codec.quantizer.layers), self.codec.config.codebook_size
+        if not ids.size or not codes.size:
+            raise ValueError("A row of the data has no semantic ids or no codes; tokenize the corpus again.")
+        if ids.min() < 0 or ids.max() >= self.config.vocab_size:
+            raise ValueError(f"Semantic ids go to {ids.max()}, the model's to {self.config.vocab_size - 1}.")
+        if len(codes) > books or codes.min() < 0 or codes.max() >= size:
+            raise ValueError(
+                f"The data's codes are of {len(codes)} codebooks, up to {codes.max()}; the model's codec has {books} "
+                f"of {size}. Pass the model that the data was tokenized with."
+            )
 
     def __len__(self) -> int:
         return len(self.places)
 
+    @torch.no_grad()
     def frames(self, at: Tensor) -> Tensor:
         """(...,) numbers of frames -> (..., D)."""
-        if self.measured is not None:
-            return self.measured[at]
-        codes = self.codes[:, at.flatten()].long()
-        return self.codec.quantizer.decode(codes[:, None])[0].T.view(*at.shape, -1)
+        held = self.held[at.flatten()]
+        if not held.is_floating_point():
+            held = self.codec.quantizer.decode(held.T.long()[:, None])[0].T
+        return held.view(*at.shape, -1)
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """A batch at once. Before an utterance's first frame stands that frame."""
+        """A batch at once."""
         at = torch.tensor(indices)
         rows = self.rows[at]
         before = at[:, None] + torch.arange(-self.config.history, 0)
-        with torch.no_grad():
-            return {
-                "semantic_ids": self.ids[self.places[at][:, None] + torch.arange(2 * self.config.context + 1)].long(),
-                "speaker": self.speakers[rows],
-                "previous": self.frames(before.maximum(self.starts[rows][:, None])),
-                "labels": self.frames(at),
-            }
+        speaker = self.speakers[rows]
+        outside, inside = before < self.starts[rows][:, None], self.frames(before.clamp(min=0))
+        return {
+            "semantic_ids": self.ids[self.places[at][:, None] + torch.arange(2 * self.config.context + 1)].long(),
+            "speaker": speaker,
+            "previous": torch.where(outside[..., None], self.begin[speaker][:, None], inside),
+            "labels": self.frames(at),
+        }
+
+    def describe(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean (D,) and deviation (D,) of some frames, and the mean first frame of each speaker; of one who has no
+        utterance here, the mean of all."""
+        some = self.frames(torch.randperm(len(self))[:_HEARD])
+        firsts, begin = self.frames(self.starts), some.mean(0).repeat(len(self.begin), 1)
+        for speaker in self.speakers.unique():
+            begin[speaker] = firsts[self.speakers == speaker].mean(0)
+        return some.mean(0), some.std(0).clamp(min=_LEAST), begin
 
 
 @dataclass
-class TeacherTrainingArguments(TrainingArguments):
+class TeacherTrainingArguments(QuantizerTrainingArguments):
     """The Trainer's own arguments, with defaults that suit a regression by a million weights."""
 
     output_dir: str = field(default="teacher", metadata={"help": "Checkpoints and the results go here."})
@@ -198,25 +128,11 @@ class TeacherTrainingArguments(TrainingArguments):
     per_device_train_batch_size: int = field(default=1024, metadata={"help": "Frames in a batch."})
     per_device_eval_batch_size: int = field(default=4096, metadata={"help": "Frames in a batch."})
     learning_rate: float = field(default=1.5e-3, metadata={"help": "The highest."})
-    lr_scheduler_type: str = field(default="cosine", metadata={"help": "The schedule."})
     warmup_steps: float = field(default=0.05, metadata={"help": "Steps, or below 1 a share of all."})
     weight_decay: float = field(default=0.01, metadata={"help": "AdamW's."})
     save_steps: float = field(default=1000, metadata={"help": "Steps between checkpoints."})
-    eval_strategy: str = field(default="steps", metadata={"help": "no, steps or epoch."})
-    eval_steps: float | None = field(default=None, metadata={"help": "By default --save_steps."})
-    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept."})
     eval_share: float = field(default=0.02, metadata={"help": "Share of utterances to evaluate on, at least one."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Leave it: frames are read in batches."})
-    resume: bool = field(default=True, metadata={"help": "Go on from the last whole checkpoint of --output_dir."})
-
-    def __post_init__(self):
-        if self.eval_steps is None:
-            self.eval_steps = self.save_steps
-        if not 0 < self.eval_share < 1:
-            raise ValueError(f"--eval_share must be above 0 and below 1, got {self.eval_share}.")
-        if torch.get_device_module() is torch.cpu:  # no accelerator
-            self.use_cpu, self.dataloader_pin_memory = True, False
-        super().__post_init__()
 
 
 def train_teacher(
@@ -226,11 +142,16 @@ def train_teacher(
     arguments: TeacherTrainingArguments,
     **sizes: int,
 ) -> tuple[FrameTeacher, dict[str, float]]:
-    """Trains a teacher on a tokenized dataset and writes `<output_dir>/model`; returns it and the last evaluation.
+    """Trains a teacher on a tokenized dataset and writes `<output_dir>/teacher`; returns it and the last evaluation.
 
-    sizes: of `FrameTeacherConfig`. `eval_loss` is the share of the frames' variance that it misses. With
-    `arguments.resume` a run that was killed goes on from its last whole checkpoint.
-    Raises ValueError for too few rows."""
+    sizes: of `FrameTeacherConfig`. `eval_loss` is the share of the frames' variance that it misses, given the true
+    frames before. With `arguments.resume` a run that was killed goes on from its last whole checkpoint.
+    Raises ValueError for too few rows, missing columns, ids and codes of another model, and where the run that would
+    go on had other sizes."""
+    if missing := {"semantic_ids", "codes", "speaker"} - {*table.column_names}:
+        raise ValueError(
+            f"The data lacks the columns {sorted(missing)}: pass a folder that bark_hf.training.dataset wrote."
+        )
     kept = max(1, round(arguments.eval_share * len(table)))
     if kept >= len(table):
         raise ValueError(f"Of {len(table)} utterances {kept} are to evaluate on, which leaves none: pass more.")
@@ -243,29 +164,40 @@ def train_teacher(
         ratio=semantic_rate / frame_rate,
         **sizes,
     )
+    checkpoint = last_checkpoint(Path(arguments.output_dir)) if arguments.resume else None
+    if checkpoint is not None:
+        _check_same(FrameTeacherConfig.from_pretrained(checkpoint), config, checkpoint)
     split = table.train_test_split(test_size=kept, seed=arguments.seed)
     train, held_out = (Frames(split[name], codec, config) for name in ("train", "test"))
     teacher = FrameTeacher(config)
-    checkpoint = last_checkpoint(Path(arguments.output_dir)) if arguments.resume else None
-    if checkpoint is None:
-        teacher.standardize(train)
+    teacher.mean, teacher.deviation, teacher.begin = train.describe()
+    train.begin = held_out.begin = teacher.begin.clone()
     arguments.label_names = ["labels"]
     trainer = Trainer(
         model=teacher, args=arguments, data_collator=lambda batch: batch, train_dataset=train, eval_dataset=held_out
     )
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    arguments.prediction_loss_only = True
     metrics = trainer.evaluate()
     if arguments.should_save:
-        with whole_folder(Path(arguments.output_dir) / MODEL, replace=True) as work:
+        with whole_folder(Path(arguments.output_dir) / TEACHER, replace=True) as work:
             teacher.save_pretrained(work)
     return teacher.eval(), metrics
+
+
+def _check_same(before: FrameTeacherConfig, now: FrameTeacherConfig, checkpoint: Path) -> None:
+    names = [name for name in now.to_dict() if name in _SIZES and getattr(before, name) != getattr(now, name)]
+    if names:
+        raise ValueError(
+            f"{checkpoint} had another {', '.join(names)}. Repeat that, name another --output_dir, or train anew "
+            "(--resume false)."
+        )
 
 
 def teach(table: Dataset, teacher: FrameTeacher, codec: BarkCodec) -> Dataset:
     """The dataset with another column, `taught_codes` (K, T), of all utterances as the teacher speaks them.
 
-    A column of frames, which the stages do not read, goes. Raises ValueError for an unknown speaker."""
+    What another teacher taught goes, and a column of frames, which the stages do not read. Raises ValueError for a
+    speaker whom the teacher does not know."""
     if unknown := {speaker or "" for speaker in table["speaker"]} - {*teacher.config.speakers}:
         raise ValueError(f"The teacher knows {teacher.config.speakers}, not {sorted(unknown)}: train it on this data.")
     rows = table.select_columns(["semantic_ids", "codes", "speaker"]).with_format("numpy")
@@ -280,7 +212,7 @@ def teach(table: Dataset, teacher: FrameTeacher, codec: BarkCodec) -> Dataset:
                 codes = codec.quantizer.encode(frames.to(codec.device).T[None])[: len(heard), 0]
                 taught[place] = codes[:, : len(heard[0])].cpu().numpy().astype(np.int32)
             bar.update(len(places))
-    table = table.remove_columns([name for name in table.column_names if name == FRAMES])
+    table = table.remove_columns([name for name in table.column_names if name in (FRAMES, TAUGHT)])
     return table.add_column(TAUGHT, _nested(taught), feature=FEATURES["codes"])
 
 
@@ -299,24 +231,34 @@ class TeacherArguments:
 
     model: str = field(metadata={"help": "The composite whose codec and ids the data has: a folder or a hub id."})
     data: str = field(metadata={"help": "A folder that `python -m bark_hf.training.dataset` wrote."})
-    context: int = field(default=10, metadata={"help": "Semantic ids that it sees on either side of a frame."})
-    history: int = field(default=3, metadata={"help": "Frames before that it sees."})
-    hidden_size: int = field(default=512, metadata={"help": "Its width."})
-    num_layers: int = field(default=2, metadata={"help": "Its blocks, of two linear layers each."})
+    context: int = field(
+        default=FrameTeacherConfig.context, metadata={"help": "Semantic ids that it sees on either side of a frame."}
+    )
+    history: int = field(default=FrameTeacherConfig.history, metadata={"help": "Frames before that it sees."})
+    hidden_size: int = field(default=FrameTeacherConfig.hidden_size, metadata={"help": "Its width."})
+    num_layers: int = field(
+        default=FrameTeacherConfig.num_layers, metadata={"help": "Its blocks, of two linear layers each."}
+    )
 
 
 def train(given: TeacherArguments, arguments: TeacherTrainingArguments) -> Path:
-    """Trains a teacher and writes `<output_dir>/data`, what `bark-hf train --data` takes; returns it."""
+    """Trains a teacher and writes `<output_dir>/taught`, what `bark-hf train --data` takes; returns it.
+
+    Raises ValueError for data that is no tokenized dataset, and as `train_teacher` does."""
     output = Path(arguments.output_dir)
-    bark = BarkModel.from_pretrained(given.model, dtype=torch.float32)
+    if not (Path(given.data) / "dataset_info.json").is_file():
+        raise ValueError(f"{given.data} is no tokenized dataset; bark_hf.training.dataset makes one of a corpus.")
     table = load_from_disk(given.data)
+    codec = load_codec(given.model)
+    vocabulary = Vocabulary.of(BarkGenerationConfig.from_pretrained(given.model))
     sizes = {name: getattr(given, name) for name in ("context", "history", "hidden_size", "num_layers")}
-    vocabulary = Vocabulary.of(bark.generation_config)
-    teacher, metrics = train_teacher(table, bark.codec_model, vocabulary, arguments, **sizes)
-    print(f"The teacher misses {metrics['eval_loss']:.1%} of the frames' variance.", file=sys.stderr)
-    taught = teach(table, teacher, bark.codec_model)
-    with whole_folder(output / TAUGHT_DATA, replace=True) as work:
-        taught.save_to_disk(str(work))
+    teacher, metrics = train_teacher(table, codec, vocabulary, arguments, **sizes)
+    print(f"The teacher misses {metrics['eval_loss']:.1%} of a next frame's variance.", file=sys.stderr)
+    with arguments.main_process_first(local=False, desc="teaching"):
+        if arguments.should_save:
+            taught = teach(table, teacher, codec)
+            with whole_folder(output / TAUGHT_DATA, replace=True) as work:
+                taught.save_to_disk(str(work))
     return output / TAUGHT_DATA
 
 
@@ -328,7 +270,7 @@ def main(arguments: list[str] | None = None) -> Path:
         description="A tokenized dataset to one whose codes a small network says anew, without what no semantic id "
         "tells: the acoustic stages learn those faster and further. A killed run goes on.",
         epilog="Example: python -m bark_hf.training.teacher --model my-start --data my-ids --output_dir my-teacher, "
-        "then bark-hf train --data my-teacher/data --stage coarse,fine ...",
+        "then bark-hf train --data my-teacher/taught --stage coarse,fine ...",
     )
     given, training = parser.parse_args_into_dataclasses(arguments)
     return train(given, training)
@@ -337,5 +279,5 @@ def main(arguments: list[str] | None = None) -> Path:
 if __name__ == "__main__":
     try:
         main()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, StrictDataclassError) as error:
         sys.exit(f"error: {error}")

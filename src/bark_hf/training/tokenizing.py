@@ -30,6 +30,12 @@ _OFF_RATE = 0.01  # share by which rates may differ; the usual 50 ids a second f
 _PASSING = ("_name_or_path", "architectures", "dtype", "transformers_version")  # of configs: they change, and no id
 
 
+def load_codec(model: str) -> BarkCodec:
+    """The codec of a Bark checkpoint, a folder or hub id; the stages are not loaded."""
+    config = BarkConfig.from_pretrained(model).codec_config
+    return BarkCodec.from_pretrained(model, config=config, key_mapping={r"^codec_model\.": ""}).eval()
+
+
 class Tokenizers(NamedTuple):
     """What makes ids of texts and recordings, and the id spaces and rates that they must fit."""
 
@@ -41,12 +47,10 @@ class Tokenizers(NamedTuple):
     @classmethod
     def load(cls, model: str, semantic_tokenizer: str, device: str | torch.device = "cpu") -> "Tokenizers":
         """From a Bark checkpoint and a semantic tokenizer, folders or hub ids; Bark's stages are not loaded."""
-        config = BarkConfig.from_pretrained(model).codec_config
-        codec = BarkCodec.from_pretrained(model, config=config, key_mapping={r"^codec_model\.": ""})
         return cls(
             BarkProcessor.from_pretrained(model),
             BarkSemanticTokenizer.from_pretrained(semantic_tokenizer).eval().to(device),
-            codec.eval().to(device),
+            load_codec(model).to(device),
             Vocabulary.of(BarkGenerationConfig.from_pretrained(model)),
         )
 
