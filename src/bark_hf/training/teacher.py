@@ -185,7 +185,7 @@ def train_teacher(
 
 
 def _check_same(before: FrameTeacherConfig, now: FrameTeacherConfig, checkpoint: Path) -> None:
-    names = [name for name in now.to_dict() if name in _SIZES and getattr(before, name) != getattr(now, name)]
+    names = [name for name in _SIZES if getattr(before, name) != getattr(now, name)]
     if names:
         raise ValueError(
             f"{checkpoint} had another {', '.join(names)}. Repeat that, name another --output_dir, or train anew "
