@@ -3,10 +3,12 @@
 A recording's codes hold much that its semantic ids do not tell, and a stage that learns them by cross-entropy spends
 itself on that noise. The teacher is a regression, so it says a mean, which has none: going on from its own frames it
 speaks every utterance of a tokenized dataset again, and the codes of that are what `utterances` gives the stages to
-learn (knowledge distillation of whole sequences: Kim and Rush, 2016). Knows nothing of stages and audio."""
+learn (knowledge distillation of whole sequences: Kim and Rush, 2016). Towards the end of its training the frames
+before are its own, so that it learns to go on from them (Ross, Gordon and Bagnell, 2011). Knows nothing of stages and
+audio."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from datasets import Dataset, load_from_disk
 from datasets.utils import tqdm
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
-from transformers import HfArgumentParser, Trainer, set_seed
+from transformers import HfArgumentParser, Trainer, TrainerCallback, set_seed
 
 from ..codec import BarkCodec
 from ..files import whole_folder
@@ -37,6 +39,9 @@ _SIZES = ("vocab_size", "frame_size", "speakers", "ratio", "context", "history",
 _ROWS = 256  # utterances that the teacher speaks at once
 _HEARD = 100_000  # frames that their mean and deviation are taken from
 _LEAST = 1e-3  # standard deviation of a number that says something
+_OWN = 0.9  # of the frames before, where they are its own
+_REFRESH = 1700  # steps until it says them anew
+_WIDER = 1.5  # most that a number's spread is widened
 
 
 class Frames(torch.utils.data.Dataset):
@@ -51,7 +56,7 @@ class Frames(torch.utils.data.Dataset):
         Raises ValueError for rows without frames, and for ids and codes that are not the model's."""
         self.codec, self.config = codec, config
         outside = np.full(config.context, config.vocab_size, np.int32)
-        ids, held, places, counts, speakers, width = [], [], [], [], [], 0
+        ids, held, places, counts, lengths, speakers, width = [], [], [], [], [], [], 0
         measured = FRAMES in table.column_names
         columns = ["semantic_ids", "codes", "speaker", *([FRAMES] if measured else [])]
         for row in table.select_columns(columns).with_format("numpy"):
@@ -62,15 +67,20 @@ class Frames(torch.utils.data.Dataset):
             held.append(one)
             places.append(width + config.places(len(one)).clamp(max=len(own) - 1))
             counts.append(len(one))
+            lengths.append((width + config.context, len(own)))
             speakers.append(config.speakers.index(row["speaker"] or ""))
             width += len(own) + 2 * config.context
         self.ids = torch.from_numpy(np.concatenate(ids))
         self.held = torch.from_numpy(np.concatenate(held))  # (frames, K) codes or (frames, D) numbers
         self.places = torch.cat(places)  # where a frame's ids begin
+        self.counts, self.lengths = counts, lengths  # of frames; where ids begin, and how many they are
         self.starts = torch.tensor([0, *counts[:-1]]).cumsum(0)
         self.speakers = torch.tensor(speakers)
         self.rows = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
         self.begin = torch.zeros(len(config.speakers), config.frame_size)  # before an utterance's first frame
+        self.own = torch.empty(
+            0, config.frame_size
+        )  # (frames, D) that the teacher said, going on from itself, or none
 
     def _check(self, ids: np.ndarray, codes: np.ndarray) -> None:
         books, size = len(self.codec.quantizer.layers), self.codec.config.codebook_size
@@ -101,13 +111,46 @@ class Frames(torch.utils.data.Dataset):
         rows = self.rows[at]
         before = at[:, None] + torch.arange(-self.config.history, 0)
         speaker = self.speakers[rows]
-        outside, inside = before < self.starts[rows][:, None], self.frames(before.clamp(min=0))
+        outside, before = before < self.starts[rows][:, None], before.clamp(min=0)
+        inside = self.frames(before)
+        if len(self.own):
+            inside = torch.where(torch.rand(len(at), 1, 1) < _OWN, self.own[before].float(), inside)
         return {
             "semantic_ids": self.ids[self.places[at][:, None] + torch.arange(2 * self.config.context + 1)].long(),
             "speaker": speaker,
             "previous": torch.where(outside[..., None], self.begin[speaker][:, None], inside),
             "labels": self.frames(at),
         }
+
+    def hear(self, teacher: FrameTeacher) -> None:
+        """Most histories are from now on what the teacher says of these utterances."""
+        if not len(self.own):
+            self.own = torch.cat([self.frames(at).half() for at in torch.arange(len(self)).split(_HEARD)])
+        ids = [self.ids[start : start + length].long() for start, length in self.lengths]
+        speakers = [self.config.speakers[speaker] for speaker in self.speakers]
+        for places, said in _speak(teacher, ids, speakers):
+            for place, frames in zip(places, said, strict=True):
+                start, count = int(self.starts[place]), min(len(frames), self.counts[place])
+                self.own[start : start + count] = frames[:count]
+
+    def missed(self, teacher: FrameTeacher) -> float:
+        """The share of the variance that the teacher misses, going on from itself, as it was last heard."""
+        deviation, every = teacher.deviation.cpu(), torch.arange(len(self)).split(_HEARD)
+        squares = (((self.own[at].float() - self.frames(at)) / deviation).square().sum() for at in every)
+        return float(sum(squares)) / self.own.numel()
+
+    def liveliness(self) -> tuple[Tensor, Tensor]:
+        """The mean (S, D) of what the teacher says as each speaker, as it was last heard, and how much wider the
+        recordings are spread, at most `_WIDER` times."""
+        usual, spread = torch.zeros_like(self.begin), torch.ones_like(self.begin)
+        for speaker in self.speakers.unique():
+            at = torch.where(self.speakers[self.rows] == speaker)[0]
+            at = at[torch.randperm(len(at))[:_HEARD]]
+            said, heard = self.own[at].float(), self.frames(at)
+            usual[speaker] = said.mean(0)
+            wider = heard.std(0, correction=0) / said.std(0, correction=0).clamp(min=_LEAST)
+            spread[speaker] = wider.clamp(1, _WIDER)
+        return usual, spread
 
     def describe(self) -> tuple[Tensor, Tensor, Tensor]:
         """Mean (D,) and deviation (D,) of some frames, and the mean first frame of each speaker; of one who has no
@@ -117,6 +160,18 @@ class Frames(torch.utils.data.Dataset):
         for speaker in self.speakers.unique():
             begin[speaker] = firsts[self.speakers == speaker].mean(0)
         return some.mean(0), some.std(0).clamp(min=_LEAST), begin
+
+
+class OwnHistories(TrainerCallback):
+    """In the last steps the frames before are what the teacher says itself, said anew from time to time."""
+
+    def __init__(self, frames: Frames, share: float):
+        self.frames, self.share = frames, share
+
+    def on_step_begin(self, args, state, control, model, **kwargs):
+        since = state.global_step - round(state.max_steps * (1 - self.share))
+        if since >= 0 and self.share and (not len(self.frames.own) or since % _REFRESH == 0):
+            self.frames.hear(model)
 
 
 @dataclass
@@ -131,8 +186,17 @@ class TeacherTrainingArguments(QuantizerTrainingArguments):
     warmup_steps: float = field(default=0.05, metadata={"help": "Steps, or below 1 a share of all."})
     weight_decay: float = field(default=0.01, metadata={"help": "AdamW's."})
     save_steps: float = field(default=1000, metadata={"help": "Steps between checkpoints."})
+    own_share: float = field(
+        default=0.25,
+        metadata={"help": "Last share of the steps, in which it goes on from frames that it said itself; 0: none."},
+    )
     eval_share: float = field(default=0.02, metadata={"help": "Share of utterances to evaluate on, at least one."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Leave it: frames are read in batches."})
+
+    def __post_init__(self):
+        if not 0 <= self.own_share <= 1:
+            raise ValueError(f"--own_share must be 0 to 1, got {self.own_share}.")
+        super().__post_init__()
 
 
 def train_teacher(
@@ -145,7 +209,8 @@ def train_teacher(
     """Trains a teacher on a tokenized dataset and writes `<output_dir>/teacher`; returns it and the last evaluation.
 
     sizes: of `FrameTeacherConfig`. `eval_loss` is the share of the frames' variance that it misses, given the true
-    frames before. With `arguments.resume` a run that was killed goes on from its last whole checkpoint.
+    frames before; `eval_own_loss`, going on from its own. With `arguments.resume` a run that was killed goes on from
+    its last whole checkpoint.
     Raises ValueError for too few rows, missing columns, ids and codes of another model, and where the run that would
     go on had other sizes."""
     if missing := {"semantic_ids", "codes", "speaker"} - {*table.column_names}:
@@ -174,10 +239,19 @@ def train_teacher(
     train.begin = held_out.begin = teacher.begin.clone()
     arguments.label_names = ["labels"]
     trainer = Trainer(
-        model=teacher, args=arguments, data_collator=lambda batch: batch, train_dataset=train, eval_dataset=held_out
+        model=teacher,
+        args=arguments,
+        data_collator=lambda batch: batch,
+        train_dataset=train,
+        eval_dataset=held_out,
+        callbacks=[OwnHistories(train, arguments.own_share)],
     )
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     metrics = trainer.evaluate()
+    for frames in (train, held_out):
+        frames.hear(teacher)
+    metrics["eval_own_loss"] = held_out.missed(teacher)
+    teacher.usual, teacher.spread = (one.to(teacher.device) for one in train.liveliness())
     if arguments.should_save:
         with whole_folder(Path(arguments.output_dir) / TEACHER, replace=True) as work:
             teacher.save_pretrained(work)
@@ -201,19 +275,28 @@ def teach(table: Dataset, teacher: FrameTeacher, codec: BarkCodec) -> Dataset:
     if unknown := {speaker or "" for speaker in table["speaker"]} - {*teacher.config.speakers}:
         raise ValueError(f"The teacher knows {teacher.config.speakers}, not {sorted(unknown)}: train it on this data.")
     rows = table.select_columns(["semantic_ids", "codes", "speaker"]).with_format("numpy")
-    lengths = np.array([len(ids) for ids in table["semantic_ids"]])
-    taught: list[np.ndarray] = [np.empty((0, 0))] * len(lengths)
-    with tqdm(total=len(rows), unit="row", desc="Teaching") as bar:
-        for places in np.split(lengths.argsort(kind="stable"), range(_ROWS, len(rows), _ROWS)):
-            batch = rows[places.tolist()]
-            ids = [torch.as_tensor(one, dtype=torch.long) for one in batch["semantic_ids"]]
-            said = teacher.speak(ids, [speaker or "" for speaker in batch["speaker"]])
-            for place, frames, heard in zip(places, said, batch["codes"], strict=True):
-                codes = codec.quantizer.encode(frames.to(codec.device).T[None])[: len(heard), 0]
-                taught[place] = codes[:, : len(heard[0])].cpu().numpy().astype(np.int32)
-            bar.update(len(places))
+    ids = [torch.as_tensor(one, dtype=torch.long) for one in table["semantic_ids"]]
+    speakers = [speaker or "" for speaker in table["speaker"]]
+    taught: list[np.ndarray] = [np.empty((0, 0))] * len(ids)
+    for places, said in _speak(teacher, ids, speakers):
+        for place, frames, heard in zip(places, said, rows[places]["codes"], strict=True):
+            frames = teacher.vivid(frames, speakers[place])
+            codes = codec.quantizer.encode(frames.to(codec.device).T[None])[: len(heard), 0]
+            taught[place] = codes[:, : len(heard[0])].cpu().numpy().astype(np.int32)
     table = table.remove_columns([name for name in table.column_names if name in (FRAMES, TAUGHT)])
     return table.add_column(TAUGHT, _nested(taught), feature=FEATURES["codes"])
+
+
+def _speak(
+    teacher: FrameTeacher, ids: Sequence[Tensor], speakers: Sequence[str]
+) -> Iterator[tuple[list[int], list[Tensor]]]:
+    """Utterances of similar length together, shortest first: which they are, and their frames (T_i, D)."""
+    lengths = np.array([len(one) for one in ids])
+    with tqdm(total=len(ids), unit="row", desc="Teaching") as bar:
+        for batch in np.split(lengths.argsort(kind="stable"), range(_ROWS, len(ids), _ROWS)):
+            places = batch.tolist()
+            yield places, teacher.speak([ids[place] for place in places], [speakers[place] for place in places])
+            bar.update(len(places))
 
 
 def _nested(matrices: Sequence[np.ndarray]) -> pa.Array:
@@ -253,7 +336,11 @@ def train(given: TeacherArguments, arguments: TeacherTrainingArguments) -> Path:
     vocabulary = Vocabulary.of(BarkGenerationConfig.from_pretrained(given.model))
     sizes = {name: getattr(given, name) for name in ("context", "history", "hidden_size", "num_layers")}
     teacher, metrics = train_teacher(table, codec, vocabulary, arguments, **sizes)
-    print(f"The teacher misses {metrics['eval_loss']:.1%} of a next frame's variance.", file=sys.stderr)
+    print(
+        f"The teacher misses {metrics['eval_loss']:.1%} of a next frame's variance, {metrics['eval_own_loss']:.1%} "
+        "going on from itself.",
+        file=sys.stderr,
+    )
     with arguments.main_process_first(local=False, desc="teaching"):
         if arguments.should_save:
             taught = teach(table, teacher, codec)

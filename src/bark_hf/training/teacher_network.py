@@ -75,6 +75,8 @@ class FrameTeacher(PreTrainedModel):
         self.register_buffer("mean", torch.zeros(config.frame_size))
         self.register_buffer("deviation", torch.ones(config.frame_size))
         self.register_buffer("begin", torch.zeros(len(config.speakers), config.frame_size))  # before the first frame
+        self.register_buffer("usual", torch.zeros(len(config.speakers), config.frame_size))  # mean of what it says
+        self.register_buffer("spread", torch.ones(len(config.speakers), config.frame_size))  # of recordings, for its 1
         self.post_init()
 
     def forward(self, semantic_ids: Tensor, speaker: Tensor, previous: Tensor, labels: Tensor | None = None):
@@ -92,7 +94,9 @@ class FrameTeacher(PreTrainedModel):
 
     @torch.no_grad()
     def speak(self, semantic_ids: Sequence[Tensor], speakers: Sequence[str]) -> list[Tensor]:
-        """(S_i,) ids of utterances -> their frames (T_i, D), each said from those that it said before."""
+        """(S_i,) ids of utterances -> their frames (T_i, D), each said from those that it said before.
+
+        A mean varies less than what it is the mean of: `vivid` gives that back."""
         lengths = [int(len(one) / self.config.ratio) for one in semantic_ids]
         ids = torch.stack([self.windows(one, max(lengths)) for one in semantic_ids], 1).to(self.device)
         speaker = torch.tensor([self.config.speakers.index(one) for one in speakers], device=self.device)
@@ -101,6 +105,12 @@ class FrameTeacher(PreTrainedModel):
             said.append(self(around, speaker, previous).logits * self.deviation + self.mean)
             previous = torch.cat([previous[:, 1:], said[-1][:, None]], 1)
         return [one[:length] for one, length in zip(torch.stack(said, 1), lengths, strict=True)]
+
+    def vivid(self, frames: Tensor, speaker: str) -> Tensor:
+        """(T, D) as `speak` said them -> as far from their mean as recordings of the speaker are from theirs, which is
+        known once it has been trained (Toda and Tokuda, 2007: global variance)."""
+        who = self.config.speakers.index(speaker)
+        return self.usual[who] + (frames - self.usual[who]) * self.spread[who]
 
     def windows(self, semantic_ids: Tensor, frames: int) -> Tensor:
         """(S,) -> (frames, 2 context + 1): the ids around each frame."""
