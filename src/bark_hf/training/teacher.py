@@ -41,13 +41,15 @@ _HEARD = 100_000  # frames that their mean and deviation are taken from
 _LEAST = 1e-3  # standard deviation of a number that says something
 _OWN = 0.9  # of the frames before, where they are its own
 _REFRESH = 1700  # steps until it says them anew
+_FAR = 10.0  # standard deviations from the mean that a frame before may be
 _WIDER = 1.5  # most that a number's spread is widened
 
 
 class Frames(torch.utils.data.Dataset):
     """Every frame of some utterances, with what the teacher is given to foretell it.
 
-    In memory: a frame's codes, or its numbers where they are measured, and 40 bytes more."""
+    In memory: a frame's codes, or its numbers where they are measured, 40 bytes more, and its numbers again once the
+    teacher goes on from its own."""
 
     def __init__(self, table: Any, codec: BarkCodec, config: FrameTeacherConfig):
         """table: rows of `semantic_ids`, `codes`, `speaker` and, where something better than the codec's encoder
@@ -114,7 +116,7 @@ class Frames(torch.utils.data.Dataset):
         outside, before = before < self.starts[rows][:, None], before.clamp(min=0)
         inside = self.frames(before)
         if len(self.own):
-            inside = torch.where(torch.rand(len(at), 1, 1) < _OWN, self.own[before].float(), inside)
+            inside = torch.where(torch.rand(len(at), 1, 1) < _OWN, self.own[before], inside)
         return {
             "semantic_ids": self.ids[self.places[at][:, None] + torch.arange(2 * self.config.context + 1)].long(),
             "speaker": speaker,
@@ -122,31 +124,45 @@ class Frames(torch.utils.data.Dataset):
             "labels": self.frames(at),
         }
 
-    def hear(self, teacher: FrameTeacher) -> None:
+    def spoken(
+        self, teacher: FrameTeacher, rows: Sequence[int], quiet: bool = False
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Of each utterance numbers of frames (T,) and what the teacher says there (T, D), going on from itself."""
+        ids = [self.ids[start : start + length] for start, length in (self.lengths[row] for row in rows)]
+        speakers = [self.config.speakers[self.speakers[row]] for row in rows]
+        for places, said in _speak(teacher, ids, speakers, "Going on from itself", quiet):
+            for place, frames in zip(places, said, strict=True):
+                frames = frames[: self.counts[rows[place]]].cpu()
+                yield int(self.starts[rows[place]]) + torch.arange(len(frames)), frames
+
+    def hear(self, teacher: FrameTeacher, quiet: bool = False) -> None:
         """Most histories are from now on what the teacher says of these utterances."""
         if not len(self.own):
-            self.own = torch.cat([self.frames(at).half() for at in torch.arange(len(self)).split(_HEARD)])
-        ids = [self.ids[start : start + length].long() for start, length in self.lengths]
-        speakers = [self.config.speakers[speaker] for speaker in self.speakers]
-        for places, said in _speak(teacher, ids, speakers):
-            for place, frames in zip(places, said, strict=True):
-                start, count = int(self.starts[place]), min(len(frames), self.counts[place])
-                self.own[start : start + count] = frames[:count]
+            self.own = torch.empty(len(self), self.config.frame_size)
+            for at in torch.arange(len(self)).split(_HEARD):
+                self.own[at] = self.frames(at)
+        far = _FAR * teacher.deviation.cpu()
+        for at, frames in self.spoken(teacher, range(len(self.counts)), quiet):
+            self.own[at] = frames.clamp(teacher.mean.cpu() - far, teacher.mean.cpu() + far)
 
-    def missed(self, teacher: FrameTeacher) -> float:
-        """The share of the variance that the teacher misses, going on from itself, as it was last heard."""
-        deviation, every = teacher.deviation.cpu(), torch.arange(len(self)).split(_HEARD)
-        squares = (((self.own[at].float() - self.frames(at)) / deviation).square().sum() for at in every)
-        return float(sum(squares)) / self.own.numel()
+    def missed(self, teacher: FrameTeacher, quiet: bool = False) -> float:
+        """The share of the variance that the teacher misses, going on from itself."""
+        deviation, squares, count = teacher.deviation.cpu(), 0.0, 0
+        for at, frames in self.spoken(teacher, range(len(self.counts)), quiet):
+            squares += float(((frames - self.frames(at)) / deviation).square().sum())
+            count += frames.numel()
+        return squares / max(1, count)
 
-    def liveliness(self) -> tuple[Tensor, Tensor]:
-        """The mean (S, D) of what the teacher says as each speaker, as it was last heard, and how much wider the
-        recordings are spread, at most `_WIDER` times."""
+    def liveliness(self, teacher: FrameTeacher, quiet: bool = False) -> tuple[Tensor, Tensor]:
+        """The mean (S, D) of what the teacher says as each speaker, and how much wider the recordings are spread, 1 to
+        `_WIDER`; of one who has no utterance here, 0 and 1."""
         usual, spread = torch.zeros_like(self.begin), torch.ones_like(self.begin)
         for speaker in self.speakers.unique():
-            at = torch.where(self.speakers[self.rows] == speaker)[0]
-            at = at[torch.randperm(len(at))[:_HEARD]]
-            said, heard = self.own[at].float(), self.frames(at)
+            own = torch.where(self.speakers == speaker)[0]
+            rows = own[torch.randperm(len(own))].tolist()
+            enough = np.searchsorted(np.cumsum([self.counts[row] for row in rows]), _HEARD) + 1
+            pairs = [(self.frames(at), frames) for at, frames in self.spoken(teacher, rows[:enough], quiet)]
+            heard, said = (torch.cat(one) for one in zip(*pairs, strict=True))
             usual[speaker] = said.mean(0)
             wider = heard.std(0, correction=0) / said.std(0, correction=0).clamp(min=_LEAST)
             spread[speaker] = wider.clamp(1, _WIDER)
@@ -163,15 +179,16 @@ class Frames(torch.utils.data.Dataset):
 
 
 class OwnHistories(TrainerCallback):
-    """In the last steps the frames before are what the teacher says itself, said anew from time to time."""
+    """In the last steps most frames before are what the teacher says itself, said anew from time to time."""
 
     def __init__(self, frames: Frames, share: float):
         self.frames, self.share = frames, share
 
     def on_step_begin(self, args, state, control, model, **kwargs):
         since = state.global_step - round(state.max_steps * (1 - self.share))
-        if since >= 0 and self.share and (not len(self.frames.own) or since % _REFRESH == 0):
-            self.frames.hear(model)
+        begun = since >= 0 and state.global_step < state.max_steps
+        if begun and (not len(self.frames.own) or since % _REFRESH == 0):
+            self.frames.hear(model, args.disable_tqdm)
 
 
 @dataclass
@@ -188,7 +205,7 @@ class TeacherTrainingArguments(QuantizerTrainingArguments):
     save_steps: float = field(default=1000, metadata={"help": "Steps between checkpoints."})
     own_share: float = field(
         default=0.25,
-        metadata={"help": "Last share of the steps, in which it goes on from frames that it said itself; 0: none."},
+        metadata={"help": "Last share of the steps, in which most frames before are what it said itself; 0: none."},
     )
     eval_share: float = field(default=0.02, metadata={"help": "Share of utterances to evaluate on, at least one."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Leave it: frames are read in batches."})
@@ -196,6 +213,11 @@ class TeacherTrainingArguments(QuantizerTrainingArguments):
     def __post_init__(self):
         if not 0 <= self.own_share <= 1:
             raise ValueError(f"--own_share must be 0 to 1, got {self.own_share}.")
+        if self.own_share and self.dataloader_num_workers:
+            raise ValueError(
+                f"With --dataloader_num_workers {self.dataloader_num_workers} what the teacher says does not reach its "
+                "training: pass 0, or --own_share 0."
+            )
         super().__post_init__()
 
 
@@ -248,10 +270,9 @@ def train_teacher(
     )
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     metrics = trainer.evaluate()
-    for frames in (train, held_out):
-        frames.hear(teacher)
-    metrics["eval_own_loss"] = held_out.missed(teacher)
-    teacher.usual, teacher.spread = (one.to(teacher.device) for one in train.liveliness())
+    metrics["eval_own_loss"] = held_out.missed(teacher, arguments.disable_tqdm)
+    lively = train.liveliness(teacher, arguments.disable_tqdm)
+    teacher.usual, teacher.spread = (one.to(teacher.device) for one in lively)
     if arguments.should_save:
         with whole_folder(Path(arguments.output_dir) / TEACHER, replace=True) as work:
             teacher.save_pretrained(work)
@@ -278,7 +299,7 @@ def teach(table: Dataset, teacher: FrameTeacher, codec: BarkCodec) -> Dataset:
     ids = [torch.as_tensor(one, dtype=torch.long) for one in table["semantic_ids"]]
     speakers = [speaker or "" for speaker in table["speaker"]]
     taught: list[np.ndarray] = [np.empty((0, 0))] * len(ids)
-    for places, said in _speak(teacher, ids, speakers):
+    for places, said in _speak(teacher, ids, speakers, "Teaching"):
         for place, frames, heard in zip(places, said, rows[places]["codes"], strict=True):
             frames = teacher.vivid(frames, speakers[place])
             codes = codec.quantizer.encode(frames.to(codec.device).T[None])[: len(heard), 0]
@@ -288,11 +309,11 @@ def teach(table: Dataset, teacher: FrameTeacher, codec: BarkCodec) -> Dataset:
 
 
 def _speak(
-    teacher: FrameTeacher, ids: Sequence[Tensor], speakers: Sequence[str]
+    teacher: FrameTeacher, ids: Sequence[Tensor], speakers: Sequence[str], what: str, quiet: bool = False
 ) -> Iterator[tuple[list[int], list[Tensor]]]:
     """Utterances of similar length together, shortest first: which they are, and their frames (T_i, D)."""
     lengths = np.array([len(one) for one in ids])
-    with tqdm(total=len(ids), unit="row", desc="Teaching") as bar:
+    with tqdm(total=len(ids), unit="row", desc=what, disable=quiet) as bar:
         for batch in np.split(lengths.argsort(kind="stable"), range(_ROWS, len(ids), _ROWS)):
             places = batch.tolist()
             yield places, teacher.speak([ids[place] for place in places], [speakers[place] for place in places])

@@ -9,6 +9,7 @@ import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 
@@ -79,6 +80,12 @@ class FrameTeacher(PreTrainedModel):
         self.register_buffer("spread", torch.ones(len(config.speakers), config.frame_size))  # of recordings, for its 1
         self.post_init()
 
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if module is self:  # a file of before has neither
+            init.zeros_(module.usual)
+            init.ones_(module.spread)
+
     def forward(self, semantic_ids: Tensor, speaker: Tensor, previous: Tensor, labels: Tensor | None = None):
         """semantic_ids (B, 2 context + 1), speaker (B,), previous (B, history, D), labels (B, D): frames as the codec
         has them."""
@@ -107,8 +114,8 @@ class FrameTeacher(PreTrainedModel):
         return [one[:length] for one, length in zip(torch.stack(said, 1), lengths, strict=True)]
 
     def vivid(self, frames: Tensor, speaker: str) -> Tensor:
-        """(T, D) as `speak` said them -> as far from their mean as recordings of the speaker are from theirs, which is
-        known once it has been trained (Toda and Tokuda, 2007: global variance)."""
+        """(T, D) as `speak` said them -> further from their mean, at most as far as recordings of the speaker are from
+        theirs, which is known once it has been trained (Toda and Tokuda, 2007: global variance)."""
         who = self.config.speakers.index(speaker)
         return self.usual[who] + (frames - self.usual[who]) * self.spread[who]
 
