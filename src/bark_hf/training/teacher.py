@@ -215,8 +215,8 @@ class TeacherTrainingArguments(QuantizerTrainingArguments):
             raise ValueError(f"--own_share must be 0 to 1, got {self.own_share}.")
         if self.own_share and self.dataloader_num_workers:
             raise ValueError(
-                f"With --dataloader_num_workers {self.dataloader_num_workers} what the teacher says does not reach its "
-                "training: pass 0, or --own_share 0."
+                f"With --dataloader_num_workers {self.dataloader_num_workers} what the teacher says does not reach "
+                "its training: pass 0, or --own_share 0."
             )
         super().__post_init__()
 
