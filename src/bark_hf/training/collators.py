@@ -104,7 +104,8 @@ class FineCollator:
     Codebooks before the drawn one are there, the drawn one is as the pass finds it: known in the history, what an
     earlier window gave in an overlap, else pads. Pads behind a short utterance are filled in generation with whatever
     the network says, and nobody reads it: here they hold random codes, so that the network learns to ignore them.
-    Labels are the frames that the window is the first to fill."""
+    Labels are the frames that the window fills. Generation fills an overlap anew with what the network says where it
+    sees what an earlier window gave, so that is to be learned as well: to leave it."""
 
     vocabulary: Vocabulary
 
@@ -138,7 +139,7 @@ class FineCollator:
         at = torch.arange(start, start + row.window)
         new = at >= max(start + first, before)
         frames = truth[at]
-        labels = torch.where(new & (at < end), frames[:, codebook], IGNORED)
+        labels = torch.where((at >= start + first) & (at < end), frames[:, codebook], IGNORED)
         frames[new, codebook] = self.vocabulary.fine_pad
         frames[:, codebook + 1 :] = self.vocabulary.fine_pad  # the pass does not read them
         return frames, labels
