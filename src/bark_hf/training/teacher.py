@@ -80,9 +80,7 @@ class Frames(torch.utils.data.Dataset):
         self.speakers = torch.tensor(speakers)
         self.rows = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
         self.begin = torch.zeros(len(config.speakers), config.frame_size)  # before an utterance's first frame
-        self.own = torch.empty(
-            0, config.frame_size
-        )  # (frames, D) that the teacher said, going on from itself, or none
+        self.own = torch.empty(0, config.frame_size)  # what the teacher said of all frames, once there is something
 
     def _check(self, ids: np.ndarray, codes: np.ndarray) -> None:
         books, size = len(self.codec.quantizer.layers), self.codec.config.codebook_size
@@ -141,9 +139,9 @@ class Frames(torch.utils.data.Dataset):
             self.own = torch.empty(len(self), self.config.frame_size)
             for at in torch.arange(len(self)).split(_HEARD):
                 self.own[at] = self.frames(at)
-        far = _FAR * teacher.deviation.cpu()
+        mean, far = teacher.mean.cpu(), _FAR * teacher.deviation.cpu()
         for at, frames in self.spoken(teacher, range(len(self.counts)), quiet):
-            self.own[at] = frames.clamp(teacher.mean.cpu() - far, teacher.mean.cpu() + far)
+            self.own[at] = frames.clamp(mean - far, mean + far)
 
     def missed(self, teacher: FrameTeacher, quiet: bool = False) -> float:
         """The share of the variance that the teacher misses, going on from itself."""

@@ -82,7 +82,7 @@ class FrameTeacher(PreTrainedModel):
 
     def _init_weights(self, module):
         super()._init_weights(module)
-        if module is self:  # a file of before has neither
+        if module is self:  # files written before these two were there lack them
             init.zeros_(module.usual)
             init.ones_(module.spread)
 
