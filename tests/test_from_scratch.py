@@ -97,6 +97,7 @@ def test_phones_become_the_ids_of_frames(recipe):
     said = "pau:0.060 hh:0.160 ay:0.190 pau:0.240\n"
     names = [phones.PHONES[number // 3] + "123"[number % 3] for number in phones.semantic_ids(said, 0.27)]
     assert " ".join(names) == "pau1 pau2 pau3 hh1 hh1 hh2 hh3 hh3 ay2 pau1 pau2 pau3 pau3"
+    assert [end for _, end in phones.frames(said, 0.27)] == pytest.approx([3] * 3 + [8] * 5 + [9.5] + [12] * 4)
     assert len(phones.semantic_ids(said, 0.2)) == 10  # a recording that ends before its last phone
     with pytest.raises(ValueError, match=r"flite says 'xx:0\.5'"):
         phones.semantic_ids("pau:0.1 xx:0.5", 0.5)

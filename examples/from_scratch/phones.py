@@ -12,22 +12,29 @@ PHONES = [
 VOCAB_SIZE = len(PHONES) * STATES
 
 
-def semantic_ids(said: str, seconds: float) -> list[int]:
-    """flite's `-psdur` (phones with their ends in seconds, "pau:0.18 hh:0.25 ...") -> the id of each frame's middle.
+def frames(said: str, seconds: float) -> list[tuple[int, float]]:
+    """flite's `-psdur` (phones with their ends in seconds, "pau:0.18 hh:0.25 ...") -> of each frame's middle its
+    semantic id, and when the phone ends, in frames.
 
-    Frames behind the last phone are its end; without any phone there are no ids. Raises ValueError for a phone that is
+    Frames behind the last phone are its end; without any phone there are none. Raises ValueError for a phone that is
     not one of `PHONES`."""
-    ids: list[int] = []
+    found: list[tuple[int, float]] = []
     start = 0.0
     total = int(seconds * FRAME_RATE)
     for place, one in enumerate(segments := said.split()):
-        phone, _, end = one.rpartition(":")
+        phone, _, ends = one.rpartition(":")
         if phone not in PHONES:
             raise ValueError(f"flite says {one!r}; known are {' '.join(PHONES)}, each with its end in seconds.")
-        last = place == len(segments) - 1
-        length = max(float(end) - start, 1e-3)
-        while len(ids) < total and (last or (len(ids) + 0.5) / FRAME_RATE < float(end)):
-            share = ((len(ids) + 0.5) / FRAME_RATE - start) / length
-            ids.append(PHONES.index(phone) * STATES + min(int(share * STATES), STATES - 1))
-        start = float(end)
-    return ids
+        last, end = place == len(segments) - 1, float(ends)
+        length = max(end - start, 1e-3)
+        while len(found) < total and (last or (len(found) + 0.5) / FRAME_RATE < end):
+            share = ((len(found) + 0.5) / FRAME_RATE - start) / length
+            state = min(int(share * STATES), STATES - 1)
+            found.append((PHONES.index(phone) * STATES + state, end * FRAME_RATE))
+        start = end
+    return found
+
+
+def semantic_ids(said: str, seconds: float) -> list[int]:
+    """As `frames`, ids alone."""
+    return [number for number, _ in frames(said, seconds)]

@@ -2,7 +2,8 @@
 
 The same as `python -m bark_hf.training.dataset --data train --model start --semantic_tokenizer units --output_dir ids`
 and then `python -m bark_hf.training.teacher --model start --data ids --output_dir teacher`; but where the codec is a
-vocoder, the network learns frames as they are measured and not as its encoder hears them."""
+vocoder, the network learns frames as they are measured and not as its encoder hears them, and when flite's phones
+end."""
 
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 from datasets.fingerprint import generate_random_fingerprint
+from phones import FRAME_RATE, frames
 from recipe import opened, parser, say
 
 from bark_hf.codec import BarkCodec
@@ -18,7 +20,7 @@ from bark_hf.training.codec_vocoder import Loudness
 from bark_hf.training.corpus import load_corpus
 from bark_hf.training.dataset import tokenize_corpus
 from bark_hf.training.quantizer import heard
-from bark_hf.training.teacher import FRAMES, TeacherArguments, TeacherTrainingArguments, train
+from bark_hf.training.teacher import ENDS, FRAMES, TeacherArguments, TeacherTrainingArguments, train
 from bark_hf.training.tokenizing import Tokenizers, load_codec
 
 MEASURED = 200  # recordings that tell where the codec's frames lie
@@ -42,6 +44,17 @@ def with_frames(table: Dataset, train: Path, codec: BarkCodec) -> Dataset:
     return table.map(measured, new_fingerprint=generate_random_fingerprint(), desc="Measuring")
 
 
+def with_ends(table: Dataset, train: Path) -> Dataset:
+    """The dataset with a column of when the phone of each semantic id ends (S,), in ids, as flite told."""
+
+    def ends(row) -> dict:
+        said = (train / row["speaker"] / row["source"]).with_suffix(".lab").read_text(encoding="utf-8")
+        seconds = (len(row["semantic_ids"]) + 0.5) / FRAME_RATE
+        return {ENDS: [end for _, end in frames(said, seconds)]}
+
+    return table.map(ends, new_fingerprint=generate_random_fingerprint(), desc="Timing")
+
+
 def main() -> None:
     work = opened(parser(__doc__.partition("\n")[0]).parse_args().work)
     start, train_data, ids = work.folder / "start", work.folder / "train", work.folder / "ids"
@@ -54,16 +67,16 @@ def main() -> None:
             num_proc=num_proc,
         )
     with work.timed("teacher"):
-        codec = work.settings["codec"]["training"]
-        if codec["start"] == "vocoder" and not codec["max_steps"]:
-            ids = ids / "measured"  # it goes with them where they are made anew
-            if not ids.is_dir():
-                measured = with_frames(table, train_data, load_codec(str(start)))
-                with whole_folder(ids) as made:
-                    measured.save_to_disk(str(made))
-                table.cleanup_cache_files()
+        measured, codec = ids / "measured", work.settings["codec"]["training"]  # it goes where ids are made anew
+        if not measured.is_dir():
+            told = with_ends(table, train_data)
+            if codec["start"] == "vocoder" and not codec["max_steps"]:
+                told = with_frames(told, train_data, load_codec(str(start)))
+            with whole_folder(measured) as made:
+                told.save_to_disk(str(made))
+            table.cleanup_cache_files()
         made = train(
-            TeacherArguments(str(start), str(ids), **settings["config"]),
+            TeacherArguments(str(start), str(measured), **settings["config"]),
             TeacherTrainingArguments(str(work.folder / "teacher"), **settings["training"]),
         )
     say(f"{made}")

@@ -1,11 +1,10 @@
 """A teacher of the acoustic stages: semantic ids in, the frames of a codec out, and of those the codes to be learned.
 
 A recording's codes hold much that its semantic ids do not tell, and a stage that learns them by cross-entropy spends
-itself on that noise. The teacher is a regression, so it says a mean, which has none: going on from its own frames it
-speaks every utterance of a tokenized dataset again, and the codes of that are what `utterances` gives the stages to
-learn (knowledge distillation of whole sequences: Kim and Rush, 2016). Towards the end of its training the frames
-before are its own, so that it learns to go on from them (Ross, Gordon and Bagnell, 2011). Knows nothing of stages and
-audio."""
+itself on that noise. The teacher is a regression, so it says a mean, which has none: it speaks every utterance of a
+tokenized dataset again, and the codes of that are what `utterances` gives the stages to learn (knowledge distillation
+of whole sequences: Kim and Rush, 2016). Where the data tells when units end, it learns sharp frames from that, and to
+foretell it from the ids. Knows nothing of stages and audio."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,7 @@ from datasets import Dataset, load_from_disk
 from datasets.utils import tqdm
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
-from transformers import HfArgumentParser, Trainer, TrainerCallback, set_seed
+from transformers import HfArgumentParser, Trainer, set_seed
 
 from ..codec import BarkCodec
 from ..files import whole_folder
@@ -29,62 +28,51 @@ from ..vocabulary import Vocabulary
 from .dataset import FEATURES
 from .quantizer import QuantizerTrainingArguments
 from .run import last_checkpoint
-from .teacher_network import FrameTeacher, FrameTeacherConfig
+from .teacher_network import FrameTeacher, FrameTeacherConfig, Timeline
 from .tokenizing import load_codec
 from .utterances import TAUGHT
 
 TEACHER, TAUGHT_DATA = "teacher", "taught"  # folders of the results, in the output folder
 FRAMES = "frames"  # a column (T, D): what the teacher learns in place of what `codes` stand for
-_SIZES = ("vocab_size", "frame_size", "speakers", "ratio", "context", "history", "hidden_size", "num_layers")
+ENDS = "ends"  # a column (S,): when what an id belongs to ends, in ids from the utterance's beginning
+_SIZES = ("context", "states", "hidden_size", "num_layers")  # of the teacher, which a user sets
+_GIVEN = ("vocab_size", "frame_size", "speakers", "ratio", "timed")  # which the data and the model do
 _ROWS = 256  # utterances that the teacher speaks at once
 _HEARD = 100_000  # frames that their mean and deviation are taken from
 _LEAST = 1e-3  # standard deviation of a number that says something
-_OWN = 0.9  # of the frames before, where they are its own
-_REFRESH = 1700  # steps until it says them anew
-_FAR = 10.0  # standard deviations from the mean that a frame before may be
-_WIDER = 1.5  # most that a number's spread is widened
 
 
 class Frames(torch.utils.data.Dataset):
-    """Every frame of some utterances, with what the teacher is given to foretell it.
+    """Every frame of some utterances, with what the teacher is given to say it.
 
-    In memory: a frame's codes, or its numbers where they are measured, 40 bytes more, and its numbers again once the
-    teacher goes on from its own."""
+    In memory: a frame's codes, or its numbers where they are measured, and some 20 bytes a frame more."""
 
     def __init__(self, table: Any, codec: BarkCodec, config: FrameTeacherConfig):
         """table: rows of `semantic_ids`, `codes`, `speaker` and, where something better than the codec's encoder
-        measured them, `frames` (T, D) in the codec's own terms.
+        measured them, `frames` (T, D) in the codec's own terms; where it is known, `ends` (S,).
 
-        Raises ValueError for rows without frames, and for ids and codes that are not the model's."""
+        Raises ValueError for rows without frames, and for ids, codes and ends that are not the model's."""
         self.codec, self.config = codec, config
-        outside = np.full(config.context, config.vocab_size, np.int32)
-        ids, held, places, counts, lengths, speakers, width = [], [], [], [], [], [], 0
-        measured = FRAMES in table.column_names
-        columns = ["semantic_ids", "codes", "speaker", *([FRAMES] if measured else [])]
-        for row in table.select_columns(columns).with_format("numpy"):
-            own, codes = np.asarray(row["semantic_ids"], np.int32), np.stack(row["codes"]).astype(np.int16)
-            self._check(own, codes)
-            one = np.stack(row[FRAMES]).astype(np.float32)[: codes.shape[1]] if measured else codes.T
-            ids += [outside, own, outside]
-            held.append(one)
-            places.append(width + config.places(len(one)).clamp(max=len(own) - 1))
-            counts.append(len(one))
-            lengths.append((width + config.context, len(own)))
-            speakers.append(config.speakers.index(row["speaker"] or ""))
-            width += len(own) + 2 * config.context
-        self.ids = torch.from_numpy(np.concatenate(ids))
-        self.held = torch.from_numpy(np.concatenate(held))  # (frames, K) codes or (frames, D) numbers
-        self.places = torch.cat(places)  # where a frame's ids begin
-        self.counts, self.lengths = counts, lengths  # of frames; where ids begin, and how many they are
-        self.starts = torch.tensor([0, *counts[:-1]]).cumsum(0)
-        self.speakers = torch.tensor(speakers)
-        self.rows = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
-        self.begin = torch.zeros(len(config.speakers), config.frame_size)  # before an utterance's first frame
-        self.own = torch.empty(0, config.frame_size)  # what the teacher said of all frames, once there is something
+        self.ids, held, ends, speakers = [], [], [], []
+        more = [name for name in (FRAMES, ENDS) if name in table.column_names]
+        for row in table.select_columns(["semantic_ids", "codes", "speaker", *more]).with_format("numpy"):
+            ids, codes = torch.from_numpy(np.asarray(row["semantic_ids"], np.int64)), np.stack(row["codes"])
+            self._check(ids, codes, row.get(ENDS))
+            measured = np.stack(row[FRAMES]).astype(np.float32)[: codes.shape[1]] if FRAMES in row else None
+            self.ids.append(ids)
+            held.append(torch.from_numpy(codes.astype(np.int16).T if measured is None else measured))
+            ends.append(torch.from_numpy(np.asarray(row[ENDS])) if ENDS in row else None)
+            speakers.append(row["speaker"] or "")
+        self.speakers = speakers
+        self.held = torch.cat(held)  # (frames, K) codes or (frames, D) numbers
+        who, lengths = [config.speakers.index(one) for one in speakers], [len(one) for one in held]
+        self.line = Timeline(config, self.ids, who, lengths, ends if config.timed else None)
+        self.late = (self.line.ends - self.line.grid).float()
+        self.starts = np.cumsum([0, *lengths])
 
-    def _check(self, ids: np.ndarray, codes: np.ndarray) -> None:
+    def _check(self, ids: Tensor, codes: np.ndarray, ends: np.ndarray | None) -> None:
         books, size = len(self.codec.quantizer.layers), self.codec.config.codebook_size
-        if not ids.size or not codes.size:
+        if not len(ids) or not codes.size:
             raise ValueError("A row of the data has no semantic ids or no codes; tokenize the corpus again.")
         if ids.min() < 0 or ids.max() >= self.config.vocab_size:
             raise ValueError(f"Semantic ids go to {ids.max()}, the model's to {self.config.vocab_size - 1}.")
@@ -93,100 +81,38 @@ class Frames(torch.utils.data.Dataset):
                 f"The data's codes are of {len(codes)} codebooks, up to {codes.max()}; the model's codec has {books} "
                 f"of {size}. Pass the model that the data was tokenized with."
             )
+        if ends is not None and len(ends) != len(ids):
+            raise ValueError(f"A row has {len(ids)} semantic ids and {len(ends)} ends; each id belongs to what ends.")
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.held)
 
     @torch.no_grad()
     def frames(self, at: Tensor) -> Tensor:
-        """(...,) numbers of frames -> (..., D)."""
-        held = self.held[at.flatten()]
-        if not held.is_floating_point():
-            held = self.codec.quantizer.decode(held.T.long()[:, None])[0].T
-        return held.view(*at.shape, -1)
+        """Numbers of frames (B,) -> (B, D)."""
+        held = self.held[at]
+        return held if held.is_floating_point() else self.codec.quantizer.decode(held.T.long()[:, None])[0].T
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """A batch at once."""
         at = torch.tensor(indices)
-        rows = self.rows[at]
-        before = at[:, None] + torch.arange(-self.config.history, 0)
-        speaker = self.speakers[rows]
-        outside, before = before < self.starts[rows][:, None], before.clamp(min=0)
-        inside = self.frames(before)
-        if len(self.own):
-            inside = torch.where(torch.rand(len(at), 1, 1) < _OWN, self.own[before], inside)
-        return {
-            "semantic_ids": self.ids[self.places[at][:, None] + torch.arange(2 * self.config.context + 1)].long(),
-            "speaker": speaker,
-            "previous": torch.where(outside[..., None], self.begin[speaker][:, None], inside),
-            "labels": self.frames(at),
-        }
+        late = {"late": self.late[self.line.places[at]]} if self.config.timed else {}
+        return {**self.line.given(at), "labels": self.frames(at), **late}
 
-    def spoken(
-        self, teacher: FrameTeacher, rows: Sequence[int], quiet: bool = False
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Of each utterance numbers of frames (T,) and what the teacher says there (T, D), going on from itself."""
-        ids = [self.ids[start : start + length] for start, length in (self.lengths[row] for row in rows)]
-        speakers = [self.config.speakers[self.speakers[row]] for row in rows]
-        for places, said in _speak(teacher, ids, speakers, "Going on from itself", quiet):
+    def missed(self, teacher: FrameTeacher) -> float:
+        """The share of the variance that is not in what the teacher says of nothing but ids and speakers."""
+        squares = count = 0.0
+        for places, said in _speak(teacher, self.ids, self.speakers, "Evaluating"):
             for place, frames in zip(places, said, strict=True):
-                frames = frames[: self.counts[rows[place]]].cpu()
-                yield int(self.starts[rows[place]]) + torch.arange(len(frames)), frames
-
-    def hear(self, teacher: FrameTeacher, quiet: bool = False) -> None:
-        """Most histories are from now on what the teacher says of these utterances."""
-        if not len(self.own):
-            self.own = torch.empty(len(self), self.config.frame_size)
-            for at in torch.arange(len(self)).split(_HEARD):
-                self.own[at] = self.frames(at)
-        mean, far = teacher.mean.cpu(), _FAR * teacher.deviation.cpu()
-        for at, frames in self.spoken(teacher, range(len(self.counts)), quiet):
-            self.own[at] = frames.clamp(mean - far, mean + far)
-
-    def missed(self, teacher: FrameTeacher, quiet: bool = False) -> float:
-        """The share of the variance that the teacher misses, going on from itself."""
-        deviation, squares, count = teacher.deviation.cpu(), 0.0, 0
-        for at, frames in self.spoken(teacher, range(len(self.counts)), quiet):
-            squares += float(((frames - self.frames(at)) / deviation).square().sum())
-            count += frames.numel()
+                true = self.frames(torch.arange(self.starts[place], self.starts[place + 1]))[: len(frames)]
+                squares += float(((frames[: len(true)].cpu() - true) / teacher.deviation.cpu()).square().sum())
+                count += true.numel()
         return squares / max(1, count)
 
-    def liveliness(self, teacher: FrameTeacher, quiet: bool = False) -> tuple[Tensor, Tensor]:
-        """The mean (S, D) of what the teacher says as each speaker, and how much wider the recordings are spread, 1 to
-        `_WIDER`; of one who has no utterance here, 0 and 1."""
-        usual, spread = torch.zeros_like(self.begin), torch.ones_like(self.begin)
-        for speaker in self.speakers.unique():
-            own = torch.where(self.speakers == speaker)[0]
-            rows = own[torch.randperm(len(own))].tolist()
-            enough = np.searchsorted(np.cumsum([self.counts[row] for row in rows]), _HEARD) + 1
-            pairs = [(self.frames(at), frames) for at, frames in self.spoken(teacher, rows[:enough], quiet)]
-            heard, said = (torch.cat(one) for one in zip(*pairs, strict=True))
-            usual[speaker] = said.mean(0)
-            wider = heard.std(0, correction=0) / said.std(0, correction=0).clamp(min=_LEAST)
-            spread[speaker] = wider.clamp(1, _WIDER)
-        return usual, spread
-
-    def describe(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean (D,) and deviation (D,) of some frames, and the mean first frame of each speaker; of one who has no
-        utterance here, the mean of all."""
+    def describe(self) -> tuple[Tensor, Tensor]:
+        """Mean (D,) and deviation (D,) of some frames."""
         some = self.frames(torch.randperm(len(self))[:_HEARD])
-        firsts, begin = self.frames(self.starts), some.mean(0).repeat(len(self.begin), 1)
-        for speaker in self.speakers.unique():
-            begin[speaker] = firsts[self.speakers == speaker].mean(0)
-        return some.mean(0), some.std(0).clamp(min=_LEAST), begin
-
-
-class OwnHistories(TrainerCallback):
-    """In the last steps most frames before are what the teacher says itself, said anew from time to time."""
-
-    def __init__(self, frames: Frames, share: float):
-        self.frames, self.share = frames, share
-
-    def on_step_begin(self, args, state, control, model, **kwargs):
-        since = state.global_step - round(state.max_steps * (1 - self.share))
-        begun = since >= 0 and state.global_step < state.max_steps
-        if begun and (not len(self.frames.own) or since % _REFRESH == 0):
-            self.frames.hear(model, args.disable_tqdm)
+        return some.mean(0), some.std(0).clamp(min=_LEAST)
 
 
 @dataclass
@@ -201,22 +127,8 @@ class TeacherTrainingArguments(QuantizerTrainingArguments):
     warmup_steps: float = field(default=0.05, metadata={"help": "Steps, or below 1 a share of all."})
     weight_decay: float = field(default=0.01, metadata={"help": "AdamW's."})
     save_steps: float = field(default=1000, metadata={"help": "Steps between checkpoints."})
-    own_share: float = field(
-        default=0.25,
-        metadata={"help": "Last share of the steps, in which most frames before are what it said itself; 0: none."},
-    )
     eval_share: float = field(default=0.02, metadata={"help": "Share of utterances to evaluate on, at least one."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Leave it: frames are read in batches."})
-
-    def __post_init__(self):
-        if not 0 <= self.own_share <= 1:
-            raise ValueError(f"--own_share must be 0 to 1, got {self.own_share}.")
-        if self.own_share and self.dataloader_num_workers:
-            raise ValueError(
-                f"With --dataloader_num_workers {self.dataloader_num_workers} what the teacher says does not reach "
-                "its training: pass 0, or --own_share 0."
-            )
-        super().__post_init__()
 
 
 def train_teacher(
@@ -228,9 +140,9 @@ def train_teacher(
 ) -> tuple[FrameTeacher, dict[str, float]]:
     """Trains a teacher on a tokenized dataset and writes `<output_dir>/teacher`; returns it and the last evaluation.
 
-    sizes: of `FrameTeacherConfig`. `eval_loss` is the share of the frames' variance that it misses, given the true
-    frames before; `eval_own_loss`, going on from its own. With `arguments.resume` a run that was killed goes on from
-    its last whole checkpoint.
+    sizes: of `FrameTeacherConfig`. `eval_loss` is the share of the frames' variance that it misses, and the squared
+    error of the ends that it foretells; `eval_missed`, that share where it knows ids and speakers alone. With
+    `arguments.resume` a run that was killed goes on from its last whole checkpoint.
     Raises ValueError for too few rows, missing columns, ids and codes of another model, and where the run that would
     go on had other sizes."""
     if missing := {"semantic_ids", "codes", "speaker"} - {*table.column_names}:
@@ -247,6 +159,7 @@ def train_teacher(
         frame_size=codec.config.hidden_size,
         speakers=sorted({speaker or "" for speaker in table["speaker"]}),
         ratio=semantic_rate / frame_rate,
+        timed=ENDS in table.column_names,
         **sizes,
     )
     checkpoint = last_checkpoint(Path(arguments.output_dir)) if arguments.resume else None
@@ -255,8 +168,7 @@ def train_teacher(
     split = table.train_test_split(test_size=kept, seed=arguments.seed)
     train, held_out = (Frames(split[name], codec, config) for name in ("train", "test"))
     teacher = FrameTeacher(config)
-    teacher.mean, teacher.deviation, teacher.begin = train.describe()
-    train.begin = held_out.begin = teacher.begin.clone()
+    teacher.mean, teacher.deviation = train.describe()
     arguments.label_names = ["labels"]
     trainer = Trainer(
         model=teacher,
@@ -264,13 +176,10 @@ def train_teacher(
         data_collator=lambda batch: batch,
         train_dataset=train,
         eval_dataset=held_out,
-        callbacks=[OwnHistories(train, arguments.own_share)],
     )
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     metrics = trainer.evaluate()
-    metrics["eval_own_loss"] = held_out.missed(teacher, arguments.disable_tqdm)
-    lively = train.liveliness(teacher, arguments.disable_tqdm)
-    teacher.usual, teacher.spread = (one.to(teacher.device) for one in lively)
+    metrics["eval_missed"] = held_out.missed(teacher)
     if arguments.should_save:
         with whole_folder(Path(arguments.output_dir) / TEACHER, replace=True) as work:
             teacher.save_pretrained(work)
@@ -278,7 +187,7 @@ def train_teacher(
 
 
 def _check_same(before: FrameTeacherConfig, now: FrameTeacherConfig, checkpoint: Path) -> None:
-    names = [name for name in _SIZES if getattr(before, name) != getattr(now, name)]
+    names = [name for name in _SIZES + _GIVEN if getattr(before, name) != getattr(now, name)]
     if names:
         raise ValueError(
             f"{checkpoint} had another {', '.join(names)}. Repeat that, name another --output_dir, or train anew "
@@ -289,7 +198,7 @@ def _check_same(before: FrameTeacherConfig, now: FrameTeacherConfig, checkpoint:
 def teach(table: Dataset, teacher: FrameTeacher, codec: BarkCodec) -> Dataset:
     """The dataset with another column, `taught_codes` (K, T), of all utterances as the teacher speaks them.
 
-    What another teacher taught goes, and a column of frames, which the stages do not read. Raises ValueError for a
+    What another teacher taught goes, and columns that only teachers read. Raises ValueError for a
     speaker whom the teacher does not know."""
     if unknown := {speaker or "" for speaker in table["speaker"]} - {*teacher.config.speakers}:
         raise ValueError(f"The teacher knows {teacher.config.speakers}, not {sorted(unknown)}: train it on this data.")
@@ -299,21 +208,19 @@ def teach(table: Dataset, teacher: FrameTeacher, codec: BarkCodec) -> Dataset:
     taught: list[np.ndarray] = [np.empty((0, 0))] * len(ids)
     for places, said in _speak(teacher, ids, speakers, "Teaching"):
         for place, frames, heard in zip(places, said, rows[places]["codes"], strict=True):
-            frames = teacher.vivid(frames, speakers[place])
             codes = codec.quantizer.encode(frames.to(codec.device).T[None])[: len(heard), 0]
             taught[place] = codes[:, : len(heard[0])].cpu().numpy().astype(np.int32)
-    table = table.remove_columns([name for name in table.column_names if name in (FRAMES, TAUGHT)])
+    table = table.remove_columns([name for name in table.column_names if name in (FRAMES, ENDS, TAUGHT)])
     return table.add_column(TAUGHT, _nested(taught), feature=FEATURES["codes"])
 
 
 def _speak(
-    teacher: FrameTeacher, ids: Sequence[Tensor], speakers: Sequence[str], what: str, quiet: bool = False
-) -> Iterator[tuple[list[int], list[Tensor]]]:
-    """Utterances of similar length together, shortest first: which they are, and their frames (T_i, D)."""
-    lengths = np.array([len(one) for one in ids])
-    with tqdm(total=len(ids), unit="row", desc=what, disable=quiet) as bar:
-        for batch in np.split(lengths.argsort(kind="stable"), range(_ROWS, len(ids), _ROWS)):
-            places = batch.tolist()
+    teacher: FrameTeacher, ids: Sequence[Tensor], speakers: Sequence[str], what: str
+) -> Iterator[tuple[range, list[Tensor]]]:
+    """Some utterances at a time: which they are, and their frames (T_i, D)."""
+    with tqdm(total=len(ids), unit="row", desc=what) as bar:
+        for start in range(0, len(ids), _ROWS):
+            places = range(start, min(start + _ROWS, len(ids)))
             yield places, teacher.speak([ids[place] for place in places], [speakers[place] for place in places])
             bar.update(len(places))
 
@@ -334,9 +241,13 @@ class TeacherArguments:
     model: str = field(metadata={"help": "The composite whose codec and ids the data has: a folder or a hub id."})
     data: str = field(metadata={"help": "A folder that `python -m bark_hf.training.dataset` wrote."})
     context: int = field(
-        default=FrameTeacherConfig.context, metadata={"help": "Semantic ids that it sees on either side of a frame."}
+        default=FrameTeacherConfig.context,
+        metadata={"help": "Stretches of equal units that it sees on either side of a frame's own."},
     )
-    history: int = field(default=FrameTeacherConfig.history, metadata={"help": "Frames before that it sees."})
+    states: int = field(
+        default=FrameTeacherConfig.states,
+        metadata={"help": "Semantic ids of a unit, in the order of time: 3 where phones have beginning, middle, end."},
+    )
     hidden_size: int = field(default=FrameTeacherConfig.hidden_size, metadata={"help": "Its width."})
     num_layers: int = field(
         default=FrameTeacherConfig.num_layers, metadata={"help": "Its blocks, of two linear layers each."}
@@ -353,13 +264,9 @@ def train(given: TeacherArguments, arguments: TeacherTrainingArguments) -> Path:
     table = load_from_disk(given.data)
     codec = load_codec(given.model)
     vocabulary = Vocabulary.of(BarkGenerationConfig.from_pretrained(given.model))
-    sizes = {name: getattr(given, name) for name in ("context", "history", "hidden_size", "num_layers")}
+    sizes = {name: getattr(given, name) for name in _SIZES}
     teacher, metrics = train_teacher(table, codec, vocabulary, arguments, **sizes)
-    print(
-        f"The teacher misses {metrics['eval_loss']:.1%} of a next frame's variance, {metrics['eval_own_loss']:.1%} "
-        "going on from itself.",
-        file=sys.stderr,
-    )
+    print(f"The teacher misses {metrics['eval_missed']:.1%} of the frames' variance.", file=sys.stderr)
     with arguments.main_process_first(local=False, desc="teaching"):
         if arguments.should_save:
             taught = teach(table, teacher, codec)

@@ -1,4 +1,4 @@
-"""A teacher's network: the next frame of an utterance from the semantic ids around it, the speaker, the frames before.
+"""A teacher's network: the frames of an utterance from its semantic ids, their time, and who speaks.
 
 Knows nothing of datasets, codecs or the Trainer."""
 
@@ -8,33 +8,40 @@ from dataclasses import dataclass, field
 import torch
 from huggingface_hub.dataclasses import strict
 from torch import Tensor, nn
+from torch.nn.functional import pad
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers import initialization as init
 from transformers.utils import ModelOutput
+
+_SPANS = (0.7, 2.0, 6.0)  # ids: near which distances from a stretch's end are told apart
+_FAR = 40.0  # ids: ends further away than this are as far
+_CHUNK = 16_384  # frames that are said at once
 
 
 @strict
 class FrameTeacherConfig(PreTrainedConfig):
-    """`frame_size` numbers a frame from the semantic ids within `context` of it, of `vocab_size`, from its speaker (of
-    `speakers`) and the `history` frames before it; `num_layers` blocks of `hidden_size`.
+    """`frame_size` numbers a frame from the stretches of equal units within `context` of the one that it lies in, and
+    from its speaker (of `speakers`); `num_layers` blocks of `hidden_size`.
 
-    ratio: semantic ids a frame."""
+    states: how many semantic ids, of `vocab_size`, are of one unit, in the order of time: 3 where a phone has its
+    beginning, its middle and its end. ratio: semantic ids a frame. timed: stretches end between two ids, and the
+    network foretells where."""
 
     model_type = "bark_frame_teacher"
 
     vocab_size: int = 10_000
+    states: int = 1
     frame_size: int = 128
     speakers: list[str] = field(default_factory=lambda: [""])
     ratio: float = 49.9 / 75
-    context: int = 10
-    history: int = 3
+    timed: bool = False
+    context: int = 8
     embedding_size: int = 24
     hidden_size: int = 512
-    num_layers: int = 2
+    num_layers: int = 3
     initializer_range: float = 0.02
 
     def validate_architecture(self):
-        for name in ("vocab_size", "frame_size", "history", "embedding_size", "hidden_size"):
+        for name in ("vocab_size", "states", "frame_size", "embedding_size", "hidden_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` ({getattr(self, name)}) must be at least 1.")
         for name in ("context", "num_layers"):
@@ -43,86 +50,152 @@ class FrameTeacherConfig(PreTrainedConfig):
         if not self.speakers or self.ratio <= 0:
             raise ValueError(f"`speakers` must name one at least, `ratio` ({self.ratio}) must be above 0.")
 
-    def places(self, frames: int) -> Tensor:
-        """(frames,): which semantic id is of the moment of a frame."""
-        return (torch.arange(frames, dtype=torch.float64) * self.ratio).long()
+    @property
+    def units(self) -> int:
+        return -(-self.vocab_size // self.states)
+
+
+class Timeline:
+    """Utterances one after the other, as stretches of one unit, and the moments of their frames; times in ids.
+
+    units, speakers, ends, grid (N,) and counts (N, states): of each stretch which it is and who says it, when it ends,
+    when its last id does, and how many ids of each state it has; between utterances lie stretches of no length,
+    `config.units`. moments (F,): of each frame. Times are float64, as they count on for hours."""
+
+    def __init__(
+        self,
+        config: FrameTeacherConfig,
+        semantic_ids: Sequence[Tensor],
+        speakers: Sequence[int],
+        frames: Sequence[int],
+        ends: Sequence[Tensor | None] | None = None,
+    ):
+        """semantic_ids (S_i,), speakers and numbers of frames of each utterance; ends (S_i,): when what an id belongs
+        to ends, in ids from the utterance's beginning, or None where stretches end with their last id."""
+        outside = (config.context + 1,) * 2
+        ends = ends or [None] * len(semantic_ids)
+        units, counts, who, moments, start = [], [], [], [], 0
+        grid: list[Tensor] = []
+        exact: list[Tensor] = []
+        for ids, speaker, count, own in zip(semantic_ids, speakers, frames, ends, strict=True):
+            unit, state = ids // config.states, ids % config.states
+            goes_on = (unit[1:] == unit[:-1]) & (state[1:] >= state[:-1])
+            last = torch.cat([torch.where(~goes_on)[0], torch.tensor([len(ids) - 1])])
+            states = torch.zeros(len(last), config.states)
+            number = torch.searchsorted(last, torch.arange(len(ids)))
+            states.index_put_((number, state), torch.ones(()), accumulate=True)
+            after = (last + 1).double()
+            end = after if own is None else own.double()[last].clamp(after - 0.5, after + 0.5)
+            end[-1] = len(ids)
+            units.append(pad(unit[last], outside, value=config.units))
+            counts.append(pad(states, (0, 0, *outside)))
+            who.append(torch.full((len(units[-1]),), speaker))
+            for times, one in ((grid, after), (exact, end)):
+                times.append(start + torch.cat([one.new_zeros(outside[0]), one, one[-1].expand(outside[1])]))
+            moment = (torch.arange(count, dtype=torch.float64) + 0.5) * config.ratio
+            moments.append(start + moment.clamp(max=len(ids) - 1e-3))
+            start += len(ids)
+        self.context = config.context
+        self.units, self.counts, self.speakers = torch.cat(units), torch.cat(counts), torch.cat(who)
+        self.grid, self.moments = torch.cat(grid), torch.cat(moments)
+        said = self.units != config.units
+        self.inner = torch.where(said & said.roll(-1))[0]  # stretches that another one follows
+        self.set_ends(torch.cat(exact))
+
+    def set_ends(self, ends: Tensor) -> None:
+        self.ends = ends
+        self.places = torch.searchsorted(ends, self.moments, right=True)  # the stretch that each frame lies in
+
+    def around(self, stretches: Tensor) -> dict[str, Tensor]:
+        """(B,) -> units (B, 2 context + 1) and counts (B, 2 context + 1, states) of them and their neighbours, and
+        speaker (B,)."""
+        near = stretches[:, None] + torch.arange(-self.context, self.context + 1)
+        return {"units": self.units[near], "counts": self.counts[near], "speaker": self.speakers[stretches]}
+
+    def given(self, at: Tensor) -> dict[str, Tensor]:
+        """Numbers of frames (B,) -> what the network is given to say them."""
+        places = self.places[at]
+        edges = places[:, None] + torch.arange(-self.context - 1, self.context + 1)
+        return {**self.around(places), "ends": (self.ends[edges] - self.moments[at, None]).float()}
 
 
 @dataclass
 class FrameTeacherOutput(ModelOutput):
-    """logits: (B, frame_size), standardized; loss: mean squared error of those."""
+    """logits: (B, frame_size), standardized; loss: their mean squared error, and in squared ids that of the ends."""
 
     loss: Tensor | None = None
     logits: Tensor | None = None
 
 
 class FrameTeacher(PreTrainedModel):
-    """Blocks of two linear layers with a shortcut; most of its weights are theirs, four squares of 512 by default."""
+    """Blocks of two linear layers with a shortcut; most of its weights are theirs, six squares of 512 by default."""
 
     config_class = FrameTeacherConfig
 
     def __init__(self, config: FrameTeacherConfig):
         super().__init__(config)
-        size, hidden = config.embedding_size, config.hidden_size
-        self.embedding = nn.Embedding(config.vocab_size + 1, size)  # the last: outside of the utterance
+        size, hidden, seen = config.embedding_size, config.hidden_size, 2 * config.context + 1
+        self.embedding = nn.Embedding(config.units + 1, size)  # the last: outside of the utterance
         self.speaker = nn.Embedding(len(config.speakers), size)
-        given = (2 * config.context + 2) * size + config.history * config.frame_size
-        self.first = nn.Linear(given, hidden)
+        self.first = nn.Linear((seen + 1) * size + (seen + 1) * (len(_SPANS) + 1), hidden)
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, hidden))
             for _ in range(config.num_layers)
         )
         self.last = nn.Sequential(nn.GELU(), nn.Linear(hidden, config.frame_size))
+        if config.timed:
+            self.clock = nn.Sequential(
+                nn.Linear((seen + 1) * size + seen * config.states, hidden),
+                nn.GELU(),
+                nn.Linear(hidden, hidden),
+                nn.GELU(),
+                nn.Linear(hidden, 1),
+            )
         self.register_buffer("mean", torch.zeros(config.frame_size))
         self.register_buffer("deviation", torch.ones(config.frame_size))
-        self.register_buffer("begin", torch.zeros(len(config.speakers), config.frame_size))  # before the first frame
-        self.register_buffer("usual", torch.zeros(len(config.speakers), config.frame_size))  # mean of what it says
-        self.register_buffer("spread", torch.ones(len(config.speakers), config.frame_size))  # of recordings, for its 1
         self.post_init()
 
-    def _init_weights(self, module):
-        super()._init_weights(module)
-        if module is self:  # files written before these two were there lack them
-            init.zeros_(module.usual)
-            init.ones_(module.spread)
+    def forward(
+        self,
+        units: Tensor,
+        counts: Tensor,
+        ends: Tensor,
+        speaker: Tensor,
+        labels: Tensor | None = None,
+        late: Tensor | None = None,
+    ):
+        """units (B, 2 context + 1), counts (B, 2 context + 1, states) and ends (B, 2 context + 2), in ids from a
+        frame's moment, of the stretches around it; speaker (B,).
 
-    def forward(self, semantic_ids: Tensor, speaker: Tensor, previous: Tensor, labels: Tensor | None = None):
-        """semantic_ids (B, 2 context + 1), speaker (B,), previous (B, history, D), labels (B, D): frames as the codec
-        has them."""
-        previous = (previous - self.mean) / self.deviation
-        hidden = self.first(
-            torch.cat([self.embedding(semantic_ids).flatten(1), self.speaker(speaker), previous.flatten(1)], 1)
-        )
+        labels (B, D): frames as the codec has them. late (B,): how far behind its last id the frame's stretch ends."""
+        times = [(ends / span).tanh() for span in _SPANS] + [ends.clamp(-_FAR, _FAR) / 15]
+        hidden = self.first(torch.cat([self.embedding(units).flatten(1), self.speaker(speaker), *times], 1))
         for block in self.blocks:
             hidden = hidden + block(hidden)
         said = self.last(hidden)
-        loss = None if labels is None else (said - (labels - self.mean) / self.deviation).square().mean()
+        loss = None
+        if labels is not None:
+            loss = (said - (labels - self.mean) / self.deviation).square().mean()
+            if self.config.timed and late is not None:
+                loss = loss + (self.lateness(units, counts, speaker) - late).square().mean()
         return FrameTeacherOutput(loss=loss, logits=said)
+
+    def lateness(self, units: Tensor, counts: Tensor, speaker: Tensor) -> Tensor:
+        """(B,), -0.5 to 0.5: how far behind its last id each stretch probably ends."""
+        seen = [self.embedding(units).flatten(1), counts.flatten(1), self.speaker(speaker)]
+        return self.clock(torch.cat(seen, 1))[:, 0].tanh() / 2
 
     @torch.no_grad()
     def speak(self, semantic_ids: Sequence[Tensor], speakers: Sequence[str]) -> list[Tensor]:
-        """(S_i,) ids of utterances -> their frames (T_i, D), each said from those that it said before.
-
-        A mean varies less than what it is the mean of: `vivid` gives that back."""
+        """(S_i,) ids of utterances -> their frames (T_i, D)."""
         lengths = [int(len(one) / self.config.ratio) for one in semantic_ids]
-        ids = torch.stack([self.windows(one, max(lengths)) for one in semantic_ids], 1).to(self.device)
-        speaker = torch.tensor([self.config.speakers.index(one) for one in speakers], device=self.device)
-        previous, said = self.begin[speaker][:, None].expand(-1, self.config.history, -1), []
-        for around in ids:
-            said.append(self(around, speaker, previous).logits * self.deviation + self.mean)
-            previous = torch.cat([previous[:, 1:], said[-1][:, None]], 1)
-        return [one[:length] for one, length in zip(torch.stack(said, 1), lengths, strict=True)]
+        line = Timeline(self.config, semantic_ids, [self.config.speakers.index(one) for one in speakers], lengths)
+        if self.config.timed:
+            for at in line.inner.split(_CHUNK):
+                line.ends[at] += self.lateness(**self._here(line.around(at))).cpu()
+            line.set_ends(line.ends)
+        said = [self(**self._here(line.given(at))).logits for at in torch.arange(sum(lengths)).split(_CHUNK)]
+        return list((torch.cat(said) * self.deviation + self.mean).split(lengths))
 
-    def vivid(self, frames: Tensor, speaker: str) -> Tensor:
-        """(T, D) as `speak` said them -> further from their mean, at most as far as recordings of the speaker are from
-        theirs, which is known once it has been trained (Toda and Tokuda, 2007: global variance)."""
-        who = self.config.speakers.index(speaker)
-        return self.usual[who] + (frames - self.usual[who]) * self.spread[who]
-
-    def windows(self, semantic_ids: Tensor, frames: int) -> Tensor:
-        """(S,) -> (frames, 2 context + 1): the ids around each frame."""
-        context = self.config.context
-        outside = semantic_ids.new_full((context,), self.config.vocab_size)
-        padded = torch.cat([outside, semantic_ids, outside])
-        at = self.config.places(frames)[:, None] + torch.arange(2 * context + 1)
-        return padded[at.clamp(max=len(padded) - 1)]
+    def _here(self, given: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: one.to(self.device) for name, one in given.items()}
