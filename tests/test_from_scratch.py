@@ -97,7 +97,7 @@ def test_phones_become_the_ids_of_frames(recipe):
     said = "pau:0.060 hh:0.160 ay:0.190 pau:0.240\n"
     names = [phones.PHONES[number // 3] + "123"[number % 3] for number in phones.semantic_ids(said, 0.27)]
     assert " ".join(names) == "pau1 pau2 pau3 hh1 hh1 hh2 hh3 hh3 ay2 pau1 pau2 pau3 pau3"
-    assert [end for _, end in phones.frames(said, 0.27)] == pytest.approx([3] * 3 + [8] * 5 + [9.5] + [12] * 4)
+    assert [end for _, end in phones.timed_ids(said, 0.27)] == pytest.approx([3] * 3 + [8] * 5 + [9.5] + [12] * 4)
     assert len(phones.semantic_ids(said, 0.2)) == 10  # a recording that ends before its last phone
     with pytest.raises(ValueError, match=r"flite says 'xx:0\.5'"):
         phones.semantic_ids("pau:0.1 xx:0.5", 0.5)
@@ -157,7 +157,8 @@ def made(tmp_path):
                 soundfile.write(path, wave, 16_000)
                 name = f"{voice}/{number}.wav"
                 row = {"file_name": name, "text": f"hello number {number}", "speaker": voice}
-                row["semantic_ids"] = [3 * place + number for _ in range(50 + 5 * number)]
+                row["semantic_ids"] = [3 * place + number] * 25 + [40] * (25 + 5 * number)
+                path.with_suffix(".lab").write_text("pau:0.493 ay:2.0\n")
                 lines.append(json.dumps(row))
         (tmp_path / part / "metadata.jsonl").write_text("\n".join(lines))
     toy = profiles["toy"]

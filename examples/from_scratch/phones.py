@@ -12,7 +12,7 @@ PHONES = [
 VOCAB_SIZE = len(PHONES) * STATES
 
 
-def frames(said: str, seconds: float) -> list[tuple[int, float]]:
+def timed_ids(said: str, seconds: float) -> list[tuple[int, float]]:
     """flite's `-psdur` (phones with their ends in seconds, "pau:0.18 hh:0.25 ...") -> of each frame's middle its
     semantic id, and when the phone ends, in frames.
 
@@ -22,10 +22,10 @@ def frames(said: str, seconds: float) -> list[tuple[int, float]]:
     start = 0.0
     total = int(seconds * FRAME_RATE)
     for place, one in enumerate(segments := said.split()):
-        phone, _, ends = one.rpartition(":")
+        phone, _, told = one.rpartition(":")
         if phone not in PHONES:
             raise ValueError(f"flite says {one!r}; known are {' '.join(PHONES)}, each with its end in seconds.")
-        last, end = place == len(segments) - 1, float(ends)
+        last, end = place == len(segments) - 1, float(told)
         length = max(end - start, 1e-3)
         while len(found) < total and (last or (len(found) + 0.5) / FRAME_RATE < end):
             share = ((len(found) + 0.5) / FRAME_RATE - start) / length
@@ -36,5 +36,5 @@ def frames(said: str, seconds: float) -> list[tuple[int, float]]:
 
 
 def semantic_ids(said: str, seconds: float) -> list[int]:
-    """As `frames`, ids alone."""
-    return [number for number, _ in frames(said, seconds)]
+    """As `timed_ids`, ids alone."""
+    return [number for number, _ in timed_ids(said, seconds)]

@@ -1,9 +1,9 @@
 """Tokenizes `train/`, and has a small network say its codes anew for the stages to learn: `teacher/taught`. Resumable.
 
 The same as `python -m bark_hf.training.dataset --data train --model start --semantic_tokenizer units --output_dir ids`
-and then `python -m bark_hf.training.teacher --model start --data ids --output_dir teacher`; but where the codec is a
-vocoder, the network learns frames as they are measured and not as its encoder hears them, and when flite's phones
-end."""
+and then `python -m bark_hf.training.teacher --model start --data ids --output_dir teacher ...`; but the network also
+learns when flite's phones end and, where the codec is a vocoder, frames as they are measured, not as its encoder hears
+them."""
 
 import sys
 from pathlib import Path
@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 from datasets.fingerprint import generate_random_fingerprint
-from phones import FRAME_RATE, frames
+from phones import FRAME_RATE, timed_ids
 from recipe import opened, parser, say
 
 from bark_hf.codec import BarkCodec
@@ -50,7 +50,7 @@ def with_ends(table: Dataset, train: Path) -> Dataset:
     def ends(row) -> dict:
         said = (train / row["speaker"] / row["source"]).with_suffix(".lab").read_text(encoding="utf-8")
         seconds = (len(row["semantic_ids"]) + 0.5) / FRAME_RATE
-        return {ENDS: [end for _, end in frames(said, seconds)]}
+        return {ENDS: [end for _, end in timed_ids(said, seconds)]}
 
     return table.map(ends, new_fingerprint=generate_random_fingerprint(), desc="Timing")
 
@@ -67,16 +67,16 @@ def main() -> None:
             num_proc=num_proc,
         )
     with work.timed("teacher"):
-        measured, codec = ids / "measured", work.settings["codec"]["training"]  # it goes where ids are made anew
-        if not measured.is_dir():
-            told = with_ends(table, train_data)
+        told, codec = ids / "told", work.settings["codec"]["training"]  # it goes where ids are made anew
+        if not told.is_dir():
+            timed = with_ends(table, train_data)
             if codec["start"] == "vocoder" and not codec["max_steps"]:
-                told = with_frames(told, train_data, load_codec(str(start)))
-            with whole_folder(measured) as made:
-                told.save_to_disk(str(made))
+                timed = with_frames(timed, train_data, load_codec(str(start)))
+            with whole_folder(told) as made:
+                timed.save_to_disk(str(made))
             table.cleanup_cache_files()
         made = train(
-            TeacherArguments(str(start), str(measured), **settings["config"]),
+            TeacherArguments(str(start), str(told), **settings["config"]),
             TeacherTrainingArguments(str(work.folder / "teacher"), **settings["training"]),
         )
     say(f"{made}")

@@ -45,7 +45,7 @@ _LEAST = 1e-3  # standard deviation of a number that says something
 class Frames(torch.utils.data.Dataset):
     """Every frame of some utterances, with what the teacher is given to say it.
 
-    In memory: a frame's codes, or its numbers where they are measured, and some 20 bytes a frame more."""
+    In memory: a frame's codes, or its numbers where they are measured, and some 50 bytes a frame more."""
 
     def __init__(self, table: Any, codec: BarkCodec, config: FrameTeacherConfig):
         """table: rows of `semantic_ids`, `codes`, `speaker` and, where something better than the codec's encoder
@@ -53,24 +53,24 @@ class Frames(torch.utils.data.Dataset):
 
         Raises ValueError for rows without frames, and for ids, codes and ends that are not the model's."""
         self.codec, self.config = codec, config
-        self.ids, held, ends, speakers = [], [], [], []
+        self.ids, self.speakers, held, ends = [], [], [], []
         more = [name for name in (FRAMES, ENDS) if name in table.column_names]
         for row in table.select_columns(["semantic_ids", "codes", "speaker", *more]).with_format("numpy"):
             ids, codes = torch.from_numpy(np.asarray(row["semantic_ids"], np.int64)), np.stack(row["codes"])
-            self._check(ids, codes, row.get(ENDS))
-            measured = np.stack(row[FRAMES]).astype(np.float32)[: codes.shape[1]] if FRAMES in row else None
+            self._check(ids, codes)
             self.ids.append(ids)
+            self.speakers.append(row["speaker"] or "")
+            measured = np.stack(row[FRAMES]).astype(np.float32)[: codes.shape[1]] if FRAMES in row else None
             held.append(torch.from_numpy(codes.astype(np.int16).T if measured is None else measured))
-            ends.append(torch.from_numpy(np.asarray(row[ENDS])) if ENDS in row else None)
-            speakers.append(row["speaker"] or "")
-        self.speakers = speakers
-        self.held = torch.cat(held)  # (frames, K) codes or (frames, D) numbers
-        who, lengths = [config.speakers.index(one) for one in speakers], [len(one) for one in held]
-        self.line = Timeline(config, self.ids, who, lengths, ends if config.timed else None)
-        self.late = (self.line.ends - self.line.grid).float()
-        self.starts = np.cumsum([0, *lengths])
+            ends.append(self._ends(row[ENDS], len(ids)) if ENDS in row else None)
+        self.held, self.lengths = (
+            torch.cat(held),
+            [len(one) for one in held],
+        )  # (frames, K) codes or (frames, D) numbers
+        who = [config.speakers.index(one) for one in self.speakers]
+        self.line = Timeline(config, self.ids, who, self.lengths, ends if config.timed else None)
 
-    def _check(self, ids: Tensor, codes: np.ndarray, ends: np.ndarray | None) -> None:
+    def _check(self, ids: Tensor, codes: np.ndarray) -> None:
         books, size = len(self.codec.quantizer.layers), self.codec.config.codebook_size
         if not len(ids) or not codes.size:
             raise ValueError("A row of the data has no semantic ids or no codes; tokenize the corpus again.")
@@ -81,8 +81,17 @@ class Frames(torch.utils.data.Dataset):
                 f"The data's codes are of {len(codes)} codebooks, up to {codes.max()}; the model's codec has {books} "
                 f"of {size}. Pass the model that the data was tokenized with."
             )
-        if ends is not None and len(ends) != len(ids):
-            raise ValueError(f"A row has {len(ids)} semantic ids and {len(ends)} ends; each id belongs to what ends.")
+
+    def _ends(self, ends: np.ndarray | None, ids: int) -> Tensor:
+        told = np.asarray([] if ends is None else ends, np.float64)
+        if len(told) != ids:
+            raise ValueError(f"A row has {ids} semantic ids and {len(told)} `{ENDS}`; each id belongs to what ends.")
+        if not np.isfinite(told).all() or np.median(told - np.arange(ids)) <= 0:
+            raise ValueError(
+                f"A row's `{ENDS}` are {told[:3]} ... {told[-1]} for {ids} semantic ids: they must be counted in ids "
+                "from the utterance's beginning, and lie behind the ids that they are of."
+            )
+        return torch.from_numpy(told)
 
     def __len__(self) -> int:
         return len(self.held)
@@ -93,19 +102,23 @@ class Frames(torch.utils.data.Dataset):
         held = self.held[at]
         return held if held.is_floating_point() else self.codec.quantizer.decode(held.T.long()[:, None])[0].T
 
-    def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
+    def __getitems__(self, indices: Sequence[int]) -> dict[str, Any]:
         """A batch at once."""
         at = torch.tensor(indices)
-        late = {"late": self.late[self.line.places[at]]} if self.config.timed else {}
-        return {**self.line.given(at), "labels": self.frames(at), **late}
+        batch: dict[str, Any] = {**self.line.given(at), "labels": self.frames(at)}
+        if self.config.timed and len(inner := self.line.inner):
+            stretches = inner[at % len(inner)]
+            batch.update(asked=self.line.asked(stretches), late=self.line.late(stretches))
+        return batch
 
-    def missed(self, teacher: FrameTeacher) -> float:
+    def missed(self, teacher: FrameTeacher, quiet: bool = False) -> float:
         """The share of the variance that is not in what the teacher says of nothing but ids and speakers."""
-        squares = count = 0.0
-        for places, said in _speak(teacher, self.ids, self.speakers, "Evaluating"):
-            for place, frames in zip(places, said, strict=True):
-                true = self.frames(torch.arange(self.starts[place], self.starts[place + 1]))[: len(frames)]
-                squares += float(((frames[: len(true)].cpu() - true) / teacher.deviation.cpu()).square().sum())
+        squares, count, deviation = 0.0, 0, teacher.deviation.cpu()
+        numbers = iter(torch.arange(len(self)).split(self.lengths))
+        for _, said in _speak(teacher, self.ids, self.speakers, "Evaluating", quiet):
+            for frames in said:
+                true = self.frames(next(numbers))[: len(frames)]
+                squares += float(((frames[: len(true)].cpu() - true) / deviation).square().sum())
                 count += true.numel()
         return squares / max(1, count)
 
@@ -117,7 +130,7 @@ class Frames(torch.utils.data.Dataset):
 
 @dataclass
 class TeacherTrainingArguments(QuantizerTrainingArguments):
-    """The Trainer's own arguments, with defaults that suit a regression by a million weights."""
+    """The Trainer's own arguments, with defaults that suit a regression by two million weights."""
 
     output_dir: str = field(default="teacher", metadata={"help": "Checkpoints and the results go here."})
     max_steps: int = field(default=20_000, metadata={"help": "Steps; the learning rate falls to 0 over all of them."})
@@ -140,8 +153,8 @@ def train_teacher(
 ) -> tuple[FrameTeacher, dict[str, float]]:
     """Trains a teacher on a tokenized dataset and writes `<output_dir>/teacher`; returns it and the last evaluation.
 
-    sizes: of `FrameTeacherConfig`. `eval_loss` is the share of the frames' variance that it misses, and the squared
-    error of the ends that it foretells; `eval_missed`, that share where it knows ids and speakers alone. With
+    sizes: of `FrameTeacherConfig`. `eval_loss` is the share of the frames' variance that it misses, plus, where the
+    data has `ends`, the squared error of those that it foretells; `eval_missed`, that share with those. With
     `arguments.resume` a run that was killed goes on from its last whole checkpoint.
     Raises ValueError for too few rows, missing columns, ids and codes of another model, and where the run that would
     go on had other sizes."""
@@ -169,7 +182,6 @@ def train_teacher(
     train, held_out = (Frames(split[name], codec, config) for name in ("train", "test"))
     teacher = FrameTeacher(config)
     teacher.mean, teacher.deviation = train.describe()
-    arguments.label_names = ["labels"]
     trainer = Trainer(
         model=teacher,
         args=arguments,
@@ -179,7 +191,7 @@ def train_teacher(
     )
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     metrics = trainer.evaluate()
-    metrics["eval_missed"] = held_out.missed(teacher)
+    metrics["eval_missed"] = held_out.missed(teacher, arguments.disable_tqdm)
     if arguments.should_save:
         with whole_folder(Path(arguments.output_dir) / TEACHER, replace=True) as work:
             teacher.save_pretrained(work)
@@ -215,10 +227,10 @@ def teach(table: Dataset, teacher: FrameTeacher, codec: BarkCodec) -> Dataset:
 
 
 def _speak(
-    teacher: FrameTeacher, ids: Sequence[Tensor], speakers: Sequence[str], what: str
+    teacher: FrameTeacher, ids: Sequence[Tensor], speakers: Sequence[str], what: str, quiet: bool = False
 ) -> Iterator[tuple[range, list[Tensor]]]:
     """Some utterances at a time: which they are, and their frames (T_i, D)."""
-    with tqdm(total=len(ids), unit="row", desc=what) as bar:
+    with tqdm(total=len(ids), unit="row", desc=what, disable=quiet) as bar:
         for start in range(0, len(ids), _ROWS):
             places = range(start, min(start + _ROWS, len(ids)))
             yield places, teacher.speak([ids[place] for place in places], [speakers[place] for place in places])
@@ -239,14 +251,19 @@ class TeacherArguments:
     """What is taught, and by how large a teacher."""
 
     model: str = field(metadata={"help": "The composite whose codec and ids the data has: a folder or a hub id."})
-    data: str = field(metadata={"help": "A folder that `python -m bark_hf.training.dataset` wrote."})
+    data: str = field(
+        metadata={
+            "help": "A folder that `python -m bark_hf.training.dataset` wrote, maybe with a column `ends` (when what "
+            "an id belongs to ends, in ids) and one of `frames` (what to learn in place of those of the codes)."
+        }
+    )
     context: int = field(
         default=FrameTeacherConfig.context,
         metadata={"help": "Stretches of equal units that it sees on either side of a frame's own."},
     )
     states: int = field(
         default=FrameTeacherConfig.states,
-        metadata={"help": "Semantic ids of a unit, in the order of time: 3 where phones have beginning, middle, end."},
+        metadata={"help": "Ids of a unit, unit * states + 0, 1, ... in the order of time: 3 where phones have three."},
     )
     hidden_size: int = field(default=FrameTeacherConfig.hidden_size, metadata={"help": "Its width."})
     num_layers: int = field(

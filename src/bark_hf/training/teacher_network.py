@@ -71,13 +71,17 @@ class Timeline:
         ends: Sequence[Tensor | None] | None = None,
     ):
         """semantic_ids (S_i,), speakers and numbers of frames of each utterance; ends (S_i,): when what an id belongs
-        to ends, in ids from the utterance's beginning, or None where stretches end with their last id."""
+        to ends, in ids from the utterance's beginning, or None where stretches end with their last id.
+
+        Raises ValueError for an utterance without ids."""
         outside = (config.context + 1,) * 2
         ends = ends or [None] * len(semantic_ids)
         units, counts, who, moments, start = [], [], [], [], 0
         grid: list[Tensor] = []
         exact: list[Tensor] = []
         for ids, speaker, count, own in zip(semantic_ids, speakers, frames, ends, strict=True):
+            if not len(ids):
+                raise ValueError("An utterance has no semantic ids; each needs one at least.")
             unit, state = ids // config.states, ids % config.states
             goes_on = (unit[1:] == unit[:-1]) & (state[1:] >= state[:-1])
             last = torch.cat([torch.where(~goes_on)[0], torch.tensor([len(ids) - 1])])
@@ -100,28 +104,32 @@ class Timeline:
         self.grid, self.moments = torch.cat(grid), torch.cat(moments)
         said = self.units != config.units
         self.inner = torch.where(said & said.roll(-1))[0]  # stretches that another one follows
-        self.set_ends(torch.cat(exact))
-
-    def set_ends(self, ends: Tensor) -> None:
-        self.ends = ends
-        self.places = torch.searchsorted(ends, self.moments, right=True)  # the stretch that each frame lies in
-
-    def around(self, stretches: Tensor) -> dict[str, Tensor]:
-        """(B,) -> units (B, 2 context + 1) and counts (B, 2 context + 1, states) of them and their neighbours, and
-        speaker (B,)."""
-        near = stretches[:, None] + torch.arange(-self.context, self.context + 1)
-        return {"units": self.units[near], "counts": self.counts[near], "speaker": self.speakers[stretches]}
+        self.ends = torch.cat(exact)
 
     def given(self, at: Tensor) -> dict[str, Tensor]:
-        """Numbers of frames (B,) -> what the network is given to say them."""
-        places = self.places[at]
+        """Numbers of frames (B,) -> what `FrameTeacher` is given to say them."""
+        moments = self.moments[at]
+        places = torch.searchsorted(self.ends, moments, right=True)  # the stretches that they lie in
         edges = places[:, None] + torch.arange(-self.context - 1, self.context + 1)
-        return {**self.around(places), "ends": (self.ends[edges] - self.moments[at, None]).float()}
+        ends = (self.ends[edges] - moments[:, None]).float()
+        return {"units": self.units[self._near(places)], "ends": ends, "speaker": self.speakers[places]}
+
+    def asked(self, stretches: Tensor) -> dict[str, Tensor]:
+        """(B,) -> what `FrameTeacher.late` is given to tell when they end."""
+        near = self._near(stretches)
+        return {"units": self.units[near], "counts": self.counts[near], "speaker": self.speakers[stretches]}
+
+    def late(self, stretches: Tensor) -> Tensor:
+        """(B,) -> (B,): how far behind its last id each ends, -0.5 to 0.5."""
+        return (self.ends[stretches] - self.grid[stretches]).float()
+
+    def _near(self, stretches: Tensor) -> Tensor:
+        return stretches[:, None] + torch.arange(-self.context, self.context + 1)
 
 
 @dataclass
 class FrameTeacherOutput(ModelOutput):
-    """logits: (B, frame_size), standardized; loss: their mean squared error, and in squared ids that of the ends."""
+    """logits: (B, frame_size), standardized; loss: their mean squared error, plus in squared ids that of the ends."""
 
     loss: Tensor | None = None
     logits: Tensor | None = None
@@ -158,16 +166,17 @@ class FrameTeacher(PreTrainedModel):
     def forward(
         self,
         units: Tensor,
-        counts: Tensor,
         ends: Tensor,
         speaker: Tensor,
         labels: Tensor | None = None,
+        asked: dict[str, Tensor] | None = None,
         late: Tensor | None = None,
     ):
-        """units (B, 2 context + 1), counts (B, 2 context + 1, states) and ends (B, 2 context + 2), in ids from a
-        frame's moment, of the stretches around it; speaker (B,).
+        """units (B, 2 context + 1) and ends (B, 2 context + 2), in ids from a frame's moment, of the stretches around
+        it; speaker (B,).
 
-        labels (B, D): frames as the codec has them. late (B,): how far behind its last id the frame's stretch ends."""
+        labels (B, D): frames as the codec has them. asked: of stretches, what `late` takes, and late (B,): what it
+        should tell."""
         times = [(ends / span).tanh() for span in _SPANS] + [ends.clamp(-_FAR, _FAR) / 15]
         hidden = self.first(torch.cat([self.embedding(units).flatten(1), self.speaker(speaker), *times], 1))
         for block in self.blocks:
@@ -176,24 +185,24 @@ class FrameTeacher(PreTrainedModel):
         loss = None
         if labels is not None:
             loss = (said - (labels - self.mean) / self.deviation).square().mean()
-            if self.config.timed and late is not None:
-                loss = loss + (self.lateness(units, counts, speaker) - late).square().mean()
+            if asked is not None and late is not None:
+                loss = loss + (self.late(**asked) - late).square().mean()
         return FrameTeacherOutput(loss=loss, logits=said)
 
-    def lateness(self, units: Tensor, counts: Tensor, speaker: Tensor) -> Tensor:
-        """(B,), -0.5 to 0.5: how far behind its last id each stretch probably ends."""
+    def late(self, units: Tensor, counts: Tensor, speaker: Tensor) -> Tensor:
+        """units (B, 2 context + 1) and counts (B, 2 context + 1, states) of stretches and their neighbours, speaker
+        (B,) -> (B,): how far behind its last id each probably ends, -0.5 to 0.5."""
         seen = [self.embedding(units).flatten(1), counts.flatten(1), self.speaker(speaker)]
         return self.clock(torch.cat(seen, 1))[:, 0].tanh() / 2
 
     @torch.no_grad()
     def speak(self, semantic_ids: Sequence[Tensor], speakers: Sequence[str]) -> list[Tensor]:
-        """(S_i,) ids of utterances -> their frames (T_i, D)."""
+        """(S_i,) ids of utterances, at least one each, on the CPU -> their frames (T_i, D)."""
         lengths = [int(len(one) / self.config.ratio) for one in semantic_ids]
         line = Timeline(self.config, semantic_ids, [self.config.speakers.index(one) for one in speakers], lengths)
         if self.config.timed:
             for at in line.inner.split(_CHUNK):
-                line.ends[at] += self.lateness(**self._here(line.around(at))).cpu()
-            line.set_ends(line.ends)
+                line.ends[at] += self.late(**self._here(line.asked(at))).cpu()
         said = [self(**self._here(line.given(at))).logits for at in torch.arange(sum(lengths)).split(_CHUNK)]
         return list((torch.cat(said) * self.deviation + self.mean).split(lengths))
 
