@@ -63,10 +63,8 @@ class Frames(torch.utils.data.Dataset):
             measured = np.stack(row[FRAMES]).astype(np.float32)[: codes.shape[1]] if FRAMES in row else None
             held.append(torch.from_numpy(codes.astype(np.int16).T if measured is None else measured))
             ends.append(self._ends(row[ENDS], len(ids)) if ENDS in row else None)
-        self.held, self.lengths = (
-            torch.cat(held),
-            [len(one) for one in held],
-        )  # (frames, K) codes or (frames, D) numbers
+        self.held = torch.cat(held)  # (frames, K) codes or (frames, D) numbers
+        self.lengths = [len(one) for one in held]
         who = [config.speakers.index(one) for one in self.speakers]
         self.line = Timeline(config, self.ids, who, self.lengths, ends if config.timed else None)
 
