@@ -12,7 +12,7 @@ from bark_hf.decoding import SessionPool
 from bark_hf.generation_options import CoarseOptions, FineOptions, SemanticOptions
 from bark_hf.generation_stages import CoarseJob, FineRow, SemanticJob, run_coarse, run_fine, run_semantic
 from bark_hf.training.collators import IGNORED, CoarseCollator, FineCollator, SemanticCollator
-from bark_hf.training.utterances import Utterances
+from bark_hf.training.utterances import Utterances, of_use
 from bark_hf.vocabulary import Vocabulary
 
 BLOCK = 1024
@@ -218,6 +218,22 @@ def test_workers_that_outlive_an_epoch_see_the_next_one(vocabulary):
         utterances.set_epoch(epoch)
         here = [utterances[i].voice["semantic_prompt"].tolist() for i in range(4)]
         assert [one.voice["semantic_prompt"].tolist() for one in loader] == here
+
+
+def test_rows_without_codes_teach_the_semantic_stage_alone(vocabulary):
+    silent = [{**row(vocabulary, 30, "a", seed), "codes": [[]] * 8} for seed in range(2)]
+    table = Dataset.from_list([silent[0], row(vocabulary, 40, "a"), silent[1]])
+    assert of_use(table, "semantic") is table
+    for stage in ("coarse", "fine"):
+        (kept,) = of_use(table, stage)
+        assert kept == table[1]
+        with pytest.raises(ValueError, match=f"None of the 2 rows has codes, which the {stage} stage learns"):
+            of_use(table.select([0, 2]), stage)
+    assert of_use(table.select([1]), "fine")[0] == table[1]
+    utterances = Utterances(table.select([0, 2]), vocabulary, history_share=1.0)
+    batch = SemanticCollator(vocabulary, BLOCK)([utterances[0], utterances[1]])
+    assert (batch["labels"] != IGNORED).sum(1).tolist() == [31, 31]
+    assert (batch["history_ids"] != vocabulary.semantic_pad_token).any(1).all()  # each is the other's
 
 
 def test_bad_tables_are_refused(vocabulary):

@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from datasets import load_from_disk
 from synthetic import speech
 
 from bark_hf import BarkModel, BarkProcessor
+from bark_hf.training.utterances import of_use
 
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "examples" / "from_scratch"
@@ -114,6 +116,12 @@ def test_a_folder_keeps_its_settings(recipe, tmp_path):
         scripts.begun(tmp_path / "v", "tpu")
     with pytest.raises(FileNotFoundError, match=r"begin with make_data\.py"):
         scripts.opened(tmp_path / "v")
+    older = {**work.settings, "data": {**work.settings["data"]}}
+    del older["windows"], older["data"]["unread"]
+    (tmp_path / "w" / "recipe.json").write_text(json.dumps(older))
+    for step in (lambda: scripts.opened(tmp_path / "w"), lambda: scripts.begun(tmp_path / "w", "toy")):
+        with pytest.raises(ValueError, match=r"lacks data\.unread, windows: an older one"):
+            step()
 
 
 @pytest.mark.parametrize("profile", ["cpu", "gpu"])
@@ -161,6 +169,9 @@ def made(tmp_path):
                 path.with_suffix(".lab").write_text("pau:0.493 ay:2.0\n")
                 lines.append(json.dumps(row))
         (tmp_path / part / "metadata.jsonl").write_text("\n".join(lines))
+    (tmp_path / "unread").mkdir()
+    silent = {"text": "hello nobody", "speaker": "kal16", "semantic_ids": [7] * 20 + [40] * 20}
+    (tmp_path / "unread" / "metadata.jsonl").write_text(json.dumps(silent) + "\n")
     toy = profiles["toy"]
     for training in (
         toy["codec"]["training"],
@@ -182,6 +193,9 @@ def made(tmp_path):
 def test_the_steps_make_a_model_that_is_heard(recipe, made, monkeypatch, capsys, tmp_path):
     for step in ("train_codec", "make_start", "train_teacher", "train_stages", "finish"):
         run(monkeypatch, RECIPE / f"{step}.py", made)
+    learned = load_from_disk(str(made / "teacher" / "taught" / "learned"))
+    assert (len(learned), len(of_use(learned, "coarse")), learned[-1]["text"]) == (25, 24, "hello nobody")
+    assert learned[-1]["semantic_ids"] == [7] * 20 + [40] * 20
     folder = made / "model"
     processor = BarkProcessor.from_pretrained(folder)
     assert sorted(processor.available_voice_presets) == sorted(
@@ -226,6 +240,20 @@ def test_judged_tells_lengths_words_and_voices():
     assert (found["low"]["too_short"], found["high"]["too_long"], found["all"]["wrong_length"]) == (0.5, 0.5, 0.5)
 
 
+def test_unread_are_texts_that_teach_a_word(recipe, monkeypatch):
+    texts = recipe("texts")
+    monkeypatch.setattr(texts, "_USUAL", 2)
+    monkeypatch.setattr(texts, "_OFTEN", 1)
+    some = ["a red boat", "a red house", "the red boat", "A house!", "the rare genus", "a boat"]
+    found = texts.unread(some, ["a red boat."])
+    assert found in (["a red house", "the red boat"], ["the red boat", "a red house"], ["the red boat", "A house!"],
+                     ["A house!", "the red boat"])  # fmt: skip
+    assert texts.unread(reversed(some), ["a red boat."]) == found
+    assert texts.unread(some, ["a red boat", "the house"]) == []
+    monkeypatch.setattr(texts, "_OFTEN", 9)
+    assert {*texts.unread(some, ["a red boat."])} == {*some} - {"a red boat", "the rare genus"}
+
+
 def test_passages_are_ended_sentences_in_a_row(recipe):
     made = recipe("texts").passages(["a boat", "is it late?", "of wood.", "one", "two", "left over", "alone"])
     assert list(made) == ["a boat. is it late?", "of wood. one. two.", "left over. alone."]
@@ -243,3 +271,25 @@ def test_flite_reads_aloud_and_keeps_what_it_has_read(recipe, tmp_path):
     before = (tmp_path / row["file_name"]).stat().st_mtime_ns
     read_aloud(readings, tmp_path, max_seconds=2.0)
     assert (tmp_path / row["file_name"]).stat().st_mtime_ns == before
+
+
+@pytest.mark.skipif(shutil.which("flite") is None, reason="needs flite")
+def test_phones_alone_are_those_of_the_recording(recipe, tmp_path):
+    data = recipe("make_data")
+    readings = [("Hello, you.", "kal16"), ("one two three four five six seven eight nine ten", "kal16")]
+    assert data.say_phones(readings, tmp_path / "unread", max_seconds=2.0) == 1
+    data.read_aloud(readings[:1], tmp_path / "train", max_seconds=2.0)
+    (alone,), (read,) = (
+        [json.loads(line) for line in (tmp_path / part / "metadata.jsonl").read_text().splitlines()]
+        for part in ("unread", "train")
+    )
+    assert (alone["text"], alone["speaker"]) == ("Hello, you.", "kal16")
+    assert len(alone["semantic_ids"]) == pytest.approx(len(read["semantic_ids"]), abs=1)
+    shared = min(len(alone["semantic_ids"]), len(read["semantic_ids"]))
+    assert alone["semantic_ids"][:shared] == read["semantic_ids"][:shared]
+    assert not list((tmp_path / "unread").rglob("*.flac"))
+    (said,) = (path for path in (tmp_path / "unread").rglob("*.lab") if "hh" in path.read_text())
+    said.write_text("pau:0.230\n")  # what there is stays
+    data.say_phones(readings[:1], tmp_path / "unread", max_seconds=2.0)
+    (alone,) = map(json.loads, (tmp_path / "unread" / "metadata.jsonl").read_text().splitlines())
+    assert len(alone["semantic_ids"]) == 5

@@ -38,3 +38,8 @@ def timed_ids(said: str, seconds: float) -> list[tuple[int, float]]:
 def semantic_ids(said: str, seconds: float) -> list[int]:
     """As `timed_ids`, ids alone."""
     return [number for number, _ in timed_ids(said, seconds)]
+
+
+def last_end(said: str) -> float:
+    """Seconds that it lasts."""
+    return float(said.rpartition(":")[2] or 0)

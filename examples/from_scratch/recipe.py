@@ -71,7 +71,10 @@ def opened(folder: Path) -> Work:
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no {RECIPE.name}; begin with make_data.py {folder}.")
     settings = json.loads(path.read_text(encoding="utf-8"))
-    if lacking := json.loads(RECIPE.read_text(encoding="utf-8")).keys() - settings.keys() - {"profiles"}:
+    recipe = json.loads(RECIPE.read_text(encoding="utf-8"))
+    lacking = recipe.keys() - settings.keys() - {"profiles"}
+    lacking |= {f"data.{name}" for name in recipe["data"].keys() - settings.get("data", {}).keys()}
+    if lacking:
         raise ValueError(f"{path} lacks {', '.join(sorted(lacking))}: an older one. Add it, or begin another folder.")
     return Work(folder, settings)
 

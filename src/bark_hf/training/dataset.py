@@ -35,7 +35,7 @@ FEATURES = Features({
     "text": Value("string"),  # white space folded
     "text_ids": [Value("int32")],  # (L,), as the tokenizer gives them: without Bark's offset
     "semantic_ids": [Value("int32")],  # (S,)
-    "codes": [[Value("int32")]],  # (K, T), T as many as Bark makes of S ids
+    "codes": [[Value("int32")]],  # (K, T), T as many as Bark makes of S ids; none: for the semantic stage alone
     "speaker": Value("string"),
     "seconds": Value("float64"),  # of the recording
     "length": Value("int32"),  # S, for sampling by length

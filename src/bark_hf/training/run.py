@@ -28,7 +28,7 @@ from .optimizers import MuonAdamW
 from .samples import SpeakCallback, asr_recognizer, last_samples
 from .sharding import gather, make_shardable
 from .stages import LABELS, STAGES, Stage, add_lora, save_composite
-from .utterances import TAUGHT, EpochCallback, Utterances
+from .utterances import TAUGHT, EpochCallback, Utterances, of_use
 
 MODEL = "model"  # the folder of the result, in the output folder
 REPORT = "training.json"  # in that folder, so that weights and report are of one moment
@@ -289,10 +289,14 @@ def train(
             callbacks.append(speak)
         if arguments.early_stopping_patience:
             callbacks.append(EarlyStoppingCallback(arguments.early_stopping_patience))
+        learned, judged = (
+            None if rows is None else Utterances(of_use(rows, name), stage.vocabulary, share, arguments.seed)
+            for rows in (train_rows, eval_rows)
+        )
         metrics = train_stage(
             stage,
-            Utterances(train_rows, stage.vocabulary, share, arguments.seed),
-            None if eval_rows is None else Utterances(eval_rows, stage.vocabulary, share, arguments.seed),
+            learned,
+            judged,
             own,
             lora_rank=model.lora_rank,
             lora_alpha=model.lora_alpha,

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
+from datasets import Dataset
 from torch import Tensor
 from transformers import TrainerCallback
 
@@ -17,6 +19,22 @@ from ..vocabulary import Vocabulary
 COLUMNS = ("text_ids", "semantic_ids", "codes")
 TAUGHT = "taught_codes"  # a teacher's, in place of `codes` as what is to be learned; histories are as recorded
 MIN_HISTORY = 2  # semantic ids: what a voice needs
+
+
+def of_use(table: Dataset, stage: str) -> Dataset:
+    """The rows that a stage learns from. Those without codes, texts and what is said alone, are for the semantic one.
+
+    Raises ValueError where none is left."""
+    if stage == "semantic":
+        return table
+    frames = [
+        pc.list_value_length(pc.list_element(rows["codes"], 0))
+        for rows in table.select_columns("codes").with_format("arrow").iter(1000)
+    ]
+    heard = np.flatnonzero(np.concatenate(frames))
+    if not len(heard):
+        raise ValueError(f"None of the {len(table)} rows has codes, which the {stage} stage learns.")
+    return table.select(heard) if len(heard) < len(table) else table
 
 
 @dataclass(frozen=True)
