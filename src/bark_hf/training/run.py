@@ -289,14 +289,15 @@ def train(
             callbacks.append(speak)
         if arguments.early_stopping_patience:
             callbacks.append(EarlyStoppingCallback(arguments.early_stopping_patience))
-        learned, judged = (
-            None if rows is None else Utterances(of_use(rows, name), stage.vocabulary, share, arguments.seed)
+        learned, *judged = (
+            Utterances(of_use(rows, name), stage.vocabulary, share, arguments.seed)
             for rows in (train_rows, eval_rows)
+            if rows is not None
         )
         metrics = train_stage(
             stage,
             learned,
-            judged,
+            judged[0] if judged else None,
             own,
             lora_rank=model.lora_rank,
             lora_alpha=model.lora_alpha,
