@@ -52,7 +52,7 @@ def read_aloud(readings: list[tuple[str, str]], folder: Path, max_seconds: float
 
     Returns their number."""
 
-    def one(reading: tuple[str, str]) -> dict[str, Any] | None:
+    def one(reading: tuple[str, str]) -> dict[str, Any]:
         text, voice = reading
         path = folder / voice / f"{digest(text)[:16]}.flac"
         speak(text, voice, path)
