@@ -171,7 +171,8 @@ def made(tmp_path):
         (tmp_path / part / "metadata.jsonl").write_text("\n".join(lines))
     (tmp_path / "unread").mkdir()
     silent = {"text": "hello nobody", "speaker": "kal16", "semantic_ids": [7] * 20 + [40] * 20}
-    (tmp_path / "unread" / "metadata.jsonl").write_text(json.dumps(silent) + "\n")
+    longer = {**silent, "text": 99 * "x "}  # than the model reads
+    (tmp_path / "unread" / "metadata.jsonl").write_text(f"{json.dumps(longer)}\n{json.dumps(silent)}\n")
     toy = profiles["toy"]
     for training in (
         toy["codec"]["training"],
@@ -202,7 +203,7 @@ def test_the_steps_make_a_model_that_is_heard(recipe, made, monkeypatch, capsys,
         f"en_speaker_{voice}{suffix}" for voice in VOICES for suffix in ("", "_short")
     )
     assert BarkModel.from_pretrained(folder, dtype="auto").dtype.itemsize == 2
-    assert BarkModel.from_pretrained(folder).generation_config.semantic_config.temperature == 0.3
+    assert BarkModel.from_pretrained(folder).generation_config.semantic_config.temperature == 0.1
     card = (folder / "README.md").read_text()
     assert all(f"| {step} |" in card for step in ("codec", "teacher", "semantic", "coarse", "fine"))
     before = (made / "trained" / "model" / "model.safetensors").stat().st_mtime_ns
@@ -240,18 +241,12 @@ def test_judged_tells_lengths_words_and_voices():
     assert (found["low"]["too_short"], found["high"]["too_long"], found["all"]["wrong_length"]) == (0.5, 0.5, 0.5)
 
 
-def test_unread_are_texts_that_teach_a_word(recipe, monkeypatch):
+def test_unread_are_texts_that_nobody_reads(recipe):
     texts = recipe("texts")
-    monkeypatch.setattr(texts, "_USUAL", 2)
-    monkeypatch.setattr(texts, "_OFTEN", 1)
-    some = ["a red boat", "a red house", "the red boat", "A house!", "the rare genus", "a boat"]
-    found = texts.unread(some, ["a red boat."])
-    assert found in (["a red house", "the red boat"], ["the red boat", "a red house"], ["the red boat", "A house!"],
-                     ["A house!", "the red boat"])  # fmt: skip
-    assert texts.unread(reversed(some), ["a red boat."]) == found
-    assert texts.unread(some, ["a red boat", "the house"]) == []
-    monkeypatch.setattr(texts, "_OFTEN", 9)
-    assert {*texts.unread(some, ["a red boat."])} == {*some} - {"a red boat", "the rare genus"}
+    some = ["a red boat", "a red house", "A house!", "a boat"]
+    found = texts.unread(some, ["A red boat.", "a boat. a house."])
+    assert {*found} == {*some} - {"a red boat"}
+    assert texts.unread(reversed(some), ["a red boat"]) == found
 
 
 def test_passages_are_ended_sentences_in_a_row(recipe):

@@ -118,7 +118,8 @@ def main() -> None:
         held_out = [(text, voice) for voice in data["utterances"] for text in texts]
         kept = read_aloud(held_out, work.folder / "heldout", data["max_seconds"])
         others = unread(phrases, [text for text, _ in readings])
-        silent = [(text, voice) for voice, count in data["unread"].items() for text in others[:count]]
+        together = list(islice(passages(reversed(others)), data["passages"]))
+        silent = [(text, voice) for voice, count in data["unread"].items() for text in [*others[:count], *together]]
         alone = say_phones(silent, work.folder / "unread", data["max_seconds"])
     say(f"{made} recordings to train on, {kept} held out, phones of {alone} texts more: {work.folder}")
 

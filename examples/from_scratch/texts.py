@@ -16,7 +16,6 @@ HERE = Path(__file__).parent
 WORDNET = Path("/usr/share/wordnet")  # of Debian's wordnet-base
 HELD_OUT_OF = 50  # one text of so many is never trained on
 _COMMON = 20  # times that a word of a held-out phrase occurs at least: a recognizer should know it
-_USUAL, _OFTEN = 5, 20  # times that a word occurs: less, and it is a rare one; more, and it need not be learned
 _DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 _LEGAL = re.compile(r"[A-Za-z][A-Za-z0-9 ,'?!-]*\.?")
 
@@ -31,23 +30,9 @@ def training_texts(wordnet: Path = WORDNET) -> tuple[list[str], list[str]]:
 
 
 def unread(phrases: Iterable[str], read: Iterable[str]) -> list[str]:
-    """Phrases that nobody reads and that teach a word: all their words are usual ones (`_USUAL` times in all
-    phrases), and one of them has been seen less than `_OFTEN` times, in what is read or in those before."""
-    phrases = sorted(phrases, key=digest)
-    known = Counter(word for text in phrases for word in set(words(text).split()))
+    """Phrases that nobody reads, in the order of their hashes."""
     had = {words(text) for text in read}
-    seen = Counter(word for text in had for word in set(text.split()))
-    found = []
-    for text in phrases:
-        own = set(words(text).split())
-        if (
-            words(text) not in had
-            and all(known[word] >= _USUAL for word in own)
-            and any(seen[word] < _OFTEN for word in own)
-        ):
-            seen.update(own)
-            found.append(text)
-    return found
+    return sorted((text for text in phrases if words(text) not in had), key=digest)
 
 
 def held_out_texts(count: int, wordnet: Path = WORDNET) -> list[str]:

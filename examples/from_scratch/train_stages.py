@@ -20,8 +20,9 @@ from bark_hf.training.utterances import TAUGHT
 OF_DATA = ("eval_share", "history_share")  # settings that are no Trainer's
 
 
-def with_unread(taught: Path, processor: BarkProcessor, unread: Path) -> Path:
-    """The taught data and, without codes, what `unread` says: a folder in that of the taught data, to go with it."""
+def with_unread(taught: Path, processor: BarkProcessor, unread: Path, most: int) -> Path:
+    """The taught data and, without codes, what `unread` says of texts of at most `most` ids: a folder in that of the
+    taught data, to go with it."""
     if not (learned := taught / "learned").is_dir():
         table = load_from_disk(str(taught))
         texts = [json.loads(line) for line in (unread / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -29,7 +30,7 @@ def with_unread(taught: Path, processor: BarkProcessor, unread: Path) -> Path:
         rows = [
             {
                 **row,
-                "text_ids": processor.tokenizer(row["text"], add_special_tokens=False)["input_ids"],
+                "text_ids": ids,
                 "codes": no_codes,
                 TAUGHT: no_codes,
                 "seconds": 0.0,
@@ -37,6 +38,7 @@ def with_unread(taught: Path, processor: BarkProcessor, unread: Path) -> Path:
                 "source": "",
             }
             for row in texts
+            if len(ids := processor.tokenizer(row["text"], add_special_tokens=False)["input_ids"]) <= most
         ]
         with whole_folder(learned) as made:
             silent = Dataset.from_list(rows, features=table.features)
@@ -52,7 +54,7 @@ def main() -> None:
     if not (taught := work.folder / "teacher" / TAUGHT_DATA).is_dir():
         raise FileNotFoundError(f"{taught} is not there; run train_teacher.py {given.work} before.")
     processor = BarkProcessor.from_pretrained(work.folder / "start")
-    learned = with_unread(taught, processor, work.folder / "unread")
+    learned = with_unread(taught, processor, work.folder / "unread", work.settings["windows"]["text"])
     for stage in STAGES if given.stage is None else [given.stage]:
         settings = {**work.settings["training"], **work.settings["stages"][stage]["training"]}
         data = {name: settings.pop(name) for name in OF_DATA if name in settings}

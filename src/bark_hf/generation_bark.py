@@ -230,7 +230,7 @@ class BarkGenerationMixin:
         self, semantic: list[Tensor] | Tensor, history_prompt: Any = None, *,
         generation_config=None, seed=None, generator=None, logits_processor=None, streamer=None, **options,
     ) -> list[Tensor]:  # fmt: skip
-        """List of (S_i,) semantic ids -> list of (2, T_i) int64 codes."""
+        """List of (S_i,) semantic ids -> list of (n_coarse_codebooks, T_i) int64 codes."""
         stage = stage_options("coarse", self._checked_generation_config(), generation_config, options)
         run = Run(self, (None, stage, None))
         run.callbacks(logits_processor, streamer)
