@@ -26,8 +26,8 @@ $(VENV)/.installed: pyproject.toml
 speak: $(VENV)/.installed ## install, then say TEXT into hello.wav with the bundled model, or with MODEL
 	$(BIN)/bark-hf speak "$(TEXT)" $(if $(MODEL),--model $(MODEL)) --seed 1 -o hello.wav
 
-test: $(VENV)/.installed ## install, then run the tests (10 to 20 minutes on 2 cores)
-	$(BIN)/python -m pytest
+test: $(VENV)/.installed ## install, then run the tests (10 to 15 minutes on 2 cores)
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 slow: $(VENV)/.installed ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
