@@ -54,8 +54,8 @@ class Teacher(nn.Module):
         self.device, self.dtype = torch.device("cpu"), torch.float32
         self.windows: list[tuple[int, list[int], torch.Tensor | None]] = []  # first draw, what was fed, history
 
-    def forward(self, input_ids, past_key_values, logits_range, history_ids=None, **kwargs):
-        if past_key_values.limit == input_ids.shape[1]:
+    def forward(self, input_ids, cache, logits_range, history_ids=None, **kwargs):
+        if cache.limit == input_ids.shape[1]:
             self.windows.append((self.drawn, [], history_ids))
         self.windows[-1][1].extend(input_ids[0].tolist())
         scores = torch.zeros(1, 1, self.size)

@@ -74,14 +74,19 @@ def said(caplog):
 # Caches
 
 
+def cache_of(output):
+    """The cache that a forward returns, under the name that this version of transformers has for it."""
+    return output["cache" if "cache" in output else "past_key_values"]
+
+
 def in_pieces(model, ids, sizes, cache):
     """Logits of `ids` fed in pieces through one cache."""
     parts = []
     for piece in ids.split(sizes, dim=1):
-        out = model(piece, past_key_values=cache, use_cache=True)
-        assert out.past_key_values is not None
+        out = model(piece, cache=cache, use_cache=True)
         parts.append(out.logits)
-        cache = out.past_key_values
+        cache = cache_of(out)
+        assert cache is not None
     return torch.cat(parts, dim=1)
 
 
@@ -94,7 +99,7 @@ def test_cached_logits_equal_uncached_ones(stage, kernel, sizes):
     model = tiny(stage, kernel)
     ids = torch.randint(40, (2, 16))
     wanted = model(ids, use_cache=False)
-    assert wanted.past_key_values is None
+    assert not {"cache", "past_key_values"} & wanted.keys()
     assert_close(in_pieces(model, ids, sizes, None), wanted.logits)
     assert_close(in_pieces(model, ids, sizes, DynamicCache(config=model.config)), wanted.logits)
 
@@ -125,7 +130,7 @@ def test_history_is_added_before_the_cache_and_not_again():
     ids, history = torch.randint(60, (2, 14)), torch.randint(20, (2, 9))
     wanted = model(ids, history_ids=history, use_cache=False).logits
     first = model(ids[:, :10], history_ids=history, use_cache=True)
-    rest = model(ids[:, 10:], past_key_values=first.past_key_values, use_cache=True)
+    rest = model(ids[:, 10:], cache=cache_of(first), use_cache=True)
     assert_close(torch.cat([first.logits, rest.logits], dim=1), wanted)
     embeds = model.input_embeds_layer(ids)
     embeds[:, :9] += model.input_embeds_layer(history)
@@ -697,6 +702,42 @@ def test_bfloat16_is_close_to_float32(stage, kernel):
 # Errors
 
 
+@pytest.mark.parametrize("name", ["cache", "past_key_values"])
+@torch.no_grad()
+def test_a_cache_is_taken_under_both_of_its_names(name):
+    """Guards against a cache that is swallowed in silence: transformers 5.24 renamed the argument."""
+    model = tiny("semantic")
+    ids = torch.randint(40, (2, 16))
+    wanted = model(ids, use_cache=False).logits
+    cache = cache_of(model(ids[:, :-1], use_cache=True))
+    assert_close(model(ids[:, -1:], **{name: cache}).logits, wanted[:, -1:])
+
+
+def test_a_cache_under_two_names_is_refused():
+    model = tiny("coarse")
+    cache = DynamicCache(config=model.config)
+    with pytest.raises(ValueError, match="two names of one argument"):
+        model(torch.randint(40, (1, 4)), cache=cache, past_key_values=cache)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_forward_refuses_what_it_does_not_know(stage):
+    """Guards against arguments that are swallowed in silence, such as a misspelled one."""
+    with pytest.raises(TypeError, match="unexpected keyword argument 'atention_mask'"):
+        tiny(stage)(**inputs_of(stage, length=4), atention_mask=None)
+
+
+@torch.no_grad()
+def test_the_fine_stage_predicts_its_first_codebook_by_default():
+    model = tiny("fine")
+    inputs = inputs_of("fine", length=6)
+    inputs.pop("codebook_idx")
+    wanted = model(codebook_idx=model.config.n_codes_given, **inputs).logits
+    assert_close(model(**inputs).logits, wanted)
+    with pytest.raises(ValueError, match="by name"):
+        model(inputs["input_ids"])
+
+
 def test_positions_beyond_the_block_size_are_refused():
     """Guards against an index error deep inside an embedding."""
     for stage in STAGES:
@@ -705,9 +746,9 @@ def test_positions_beyond_the_block_size_are_refused():
         tiny(stage)(**inputs_of(stage, length=48))
     model = tiny("coarse")
     with torch.no_grad():
-        cache = model(torch.randint(40, (1, 45)), use_cache=True).past_key_values
+        cache = cache_of(model(torch.randint(40, (1, 45)), use_cache=True))
     with pytest.raises(ValueError, match="block_size"):
-        model(torch.randint(40, (1, 4)), past_key_values=cache)
+        model(torch.randint(40, (1, 4)), cache=cache)
 
 
 def test_history_longer_than_the_input_is_refused():

@@ -15,7 +15,7 @@ class BarkSubModelConfig(PreTrainedConfig):
     Field names are those of the hub's `config.json` files. `bias` covers the linear layers and, in the causal
     stages, the LayerNorms; the fine stage's LayerNorms always have one."""
 
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = ["cache", "past_key_values"]
     attribute_map = {
         "num_attention_heads": "num_heads",
         "num_hidden_layers": "num_layers",

@@ -119,7 +119,7 @@ class DecodeSession:
     def _forward(self, legal: tuple[int, int] | None, logits_to_keep, **inputs) -> Tensor:
         output = self.model(
             position_ids=self.cache.positions,
-            past_key_values=self.cache,
+            cache=self.cache,
             use_cache=True,
             logits_to_keep=logits_to_keep,
             logits_range=legal,

@@ -3,6 +3,7 @@
 Knows nothing of sampling, windows, text or files; `generate` comes from the mixin in `generation_bark`."""
 
 import copy
+import inspect
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,9 @@ from .decoding import RowCache, SessionPool
 from .fast_step import is_plain
 from .generation_bark import BarkGenerationMixin
 from .generation_configuration_bark import BarkGenerationConfig
+
+# transformers 5.24 renamed the argument that holds a cache
+CACHE_ARGUMENT = "cache" if "cache" in inspect.signature(create_causal_mask).parameters else "past_key_values"
 
 
 def eager_attention_forward(
@@ -56,19 +60,17 @@ class BarkAttention(nn.Module):
         self.out_proj = nn.Linear(config.hidden_size, config.hidden_size, bias=config.bias)
         self.resid_dropout = nn.Dropout(config.dropout)
 
-    def forward(
-        self, hidden_states: Tensor, attention_mask=None, past_key_values=None, output_attentions=False, last=0
-    ):
+    def forward(self, hidden_states: Tensor, attention_mask=None, cache=None, output_attentions=False, last=0):
         """(B, Q, D) -> (B, Q, D) and weights or None; `last` > 0 asks only for that many last positions."""
         batch, length, _ = hidden_states.shape
         heads = self.att_proj(hidden_states).view(batch, length, 3, self.config.num_heads, self.head_dim)
         query, key, value = heads.permute(2, 0, 3, 1, 4).unbind(0)
-        if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_idx)
+        if cache is not None:
+            key, value = cache.update(key, value, self.layer_idx)
         if last:
             query = query[:, :, -last:]
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(
-            self._implementation(past_key_values, output_attentions), eager_attention_forward
+            self._implementation(cache, output_attentions), eager_attention_forward
         )
         output, weights = attention(
             self,
@@ -83,12 +85,12 @@ class BarkAttention(nn.Module):
         output = self.out_proj(output.reshape(batch, last or length, -1))
         return self.resid_dropout(output), weights
 
-    def _implementation(self, past_key_values, output_attentions: bool) -> str:
+    def _implementation(self, cache, output_attentions: bool) -> str:
         """Only eager gives weights; flash and flex cannot read a decode session's rows of different lengths."""
         wanted = self.config._attn_implementation
         if output_attentions:
             return "eager"
-        return "sdpa" if wanted != "eager" and isinstance(past_key_values, RowCache) else wanted
+        return "sdpa" if wanted != "eager" and isinstance(cache, RowCache) else wanted
 
 
 class BarkMLP(nn.Module):
@@ -114,12 +116,8 @@ class BarkBlock(GradientCheckpointingLayer):
         self.layernorm_2 = nn.LayerNorm(config.hidden_size, bias=bias)
         self.mlp = BarkMLP(config)
 
-    def forward(
-        self, hidden_states: Tensor, attention_mask=None, past_key_values=None, output_attentions=False, last=0
-    ):
-        attended, weights = self.attn(
-            self.layernorm_1(hidden_states), attention_mask, past_key_values, output_attentions, last
-        )
+    def forward(self, hidden_states: Tensor, attention_mask=None, cache=None, output_attentions=False, last=0):
+        attended, weights = self.attn(self.layernorm_1(hidden_states), attention_mask, cache, output_attentions, last)
         hidden_states = (hidden_states[:, -last:] if last else hidden_states) + attended
         return hidden_states + self.mlp(self.layernorm_2(hidden_states)), weights
 
@@ -127,12 +125,13 @@ class BarkBlock(GradientCheckpointingLayer):
 class BarkPreTrainedModel(PreTrainedModel):
     config_class = BarkConfig
     supports_gradient_checkpointing = True
+    accepts_loss_kwargs = True  # the Trainer gives `num_items_in_batch` to what says so
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
     _no_split_modules = ["BarkBlock"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = ["cache", "past_key_values"]
     _keys_to_ignore_on_load_unexpected = [r"\.attn\.bias$"]  # mask buffers of older files
 
     @property
@@ -154,9 +153,7 @@ class BarkStage(BarkPreTrainedModel):
         self.layernorm_final = nn.LayerNorm(config.hidden_size, bias=config.bias or not self.is_causal)
         self.gradient_checkpointing = False
 
-    def _run(
-        self, embeds, attention_mask, position_ids, past_key_values, output_hidden_states, output_attentions, last=0
-    ):
+    def _run(self, embeds, attention_mask, position_ids, cache, output_hidden_states, output_attentions, last=0):
         """Token embeddings (B, Q, D) -> final hidden states, all hidden states or None, all attentions or None.
 
         Where only the `last` positions are wanted, the last block computes no others."""
@@ -168,7 +165,7 @@ class BarkStage(BarkPreTrainedModel):
             wanted = last if layer is self.layers[-1] else 0
             if output_hidden_states:  # what nobody asked for is freed as the layers go
                 all_hidden.append(hidden)
-            hidden, weights = layer(hidden, attention_mask, past_key_values, output_attentions, wanted)
+            hidden, weights = layer(hidden, attention_mask, cache, output_attentions, wanted)
             if output_attentions:
                 all_attentions.append(weights)
         hidden = self.layernorm_final(hidden)
@@ -202,6 +199,10 @@ class BarkStage(BarkPreTrainedModel):
         config._attn_implementation = "eager"
         return config
 
+    def _loss(self, logits: Tensor, labels: Tensor, num_items_in_batch: int | Tensor | None) -> Tensor:
+        divisor = {} if num_items_in_batch is None else {"num_items_in_batch": num_items_in_batch}
+        return self.loss_function(logits, labels, vocab_size=self.config.output_vocab_size, **divisor)
+
     def _flags(self, output_hidden_states, output_attentions, return_dict):
         config = self.config
         return (
@@ -232,7 +233,7 @@ class BarkCausalModel(BarkStage):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values=None,
+        cache=None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
@@ -242,7 +243,8 @@ class BarkCausalModel(BarkStage):
         return_dict: bool | None = None,
         history_ids: Tensor | None = None,
         logits_range: tuple[int, int] | None = None,
-        **kwargs,
+        num_items_in_batch: int | Tensor | None = None,
+        past_key_values=None,
     ) -> CausalLMOutputWithPast | tuple:
         """input_ids (B, Q) or inputs_embeds (B, Q, D) -> logits (B, Q or kept, output_vocab_size).
 
@@ -250,7 +252,11 @@ class BarkCausalModel(BarkStage):
         history, whose embeddings are added to those of the first 256 positions.
         `logits_to_keep` is a number of last positions (0: all), a tensor of positions, or one of (B, n) positions for
         each row; `logits_range` cuts the vocabulary to [first, end). `labels` (B, Q) are shifted inside, -100 is
-        ignored; `num_items_in_batch` sets the loss's divisor."""
+        ignored; `num_items_in_batch` sets the loss's divisor. `cache` is any of transformers' caches;
+        `past_key_values` is its name before transformers 5.24 and means the same in every version."""
+        if cache is not None and past_key_values is not None:
+            raise ValueError("`cache` and `past_key_values` are two names of one argument; pass only `cache`.")
+        cache = past_key_values if cache is None else cache
         embeds = self._embeds(input_ids, inputs_embeds, self.input_embeds_layer)
         if history_ids is not None:
             embeds = self._add_history(embeds, history_ids)
@@ -258,30 +264,33 @@ class BarkCausalModel(BarkStage):
             output_hidden_states, output_attentions, return_dict
         )
         use_cache = self.config.use_cache if use_cache is None else use_cache
-        if use_cache and past_key_values is None and not self.training and labels is None:
-            past_key_values = DynamicCache(config=self.config)
-        if isinstance(past_key_values, RowCache):
-            attention_mask = past_key_values.mask
+        if use_cache and cache is None and not self.training and labels is None:
+            cache = DynamicCache(config=self.config)
+        if isinstance(cache, RowCache):
+            attention_mask = cache.mask
             if attention_mask is None and embeds.shape[1] > 1 and self.config._attn_implementation == "eager":
                 attention_mask = torch.ones(
                     1, 1, *2 * embeds.shape[1:2], dtype=torch.bool, device=embeds.device
                 ).tril()
         else:
-            past = past_key_values.get_seq_length() if past_key_values is not None else 0
+            past = cache.get_seq_length() if cache is not None else 0
             position_ids = self._positions(embeds, position_ids, past)
             attention_mask = create_causal_mask(
-                config=self._mask_config(output_attentions), inputs_embeds=embeds, attention_mask=attention_mask,
-                past_key_values=past_key_values, position_ids=position_ids,
-            )  # fmt: skip
+                config=self._mask_config(output_attentions),
+                inputs_embeds=embeds,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                **{CACHE_ARGUMENT: cache},
+            )
         hidden, all_hidden, attentions = self._run(
-            embeds, attention_mask, position_ids, past_key_values, output_hidden_states, output_attentions,
+            embeds, attention_mask, position_ids, cache, output_hidden_states, output_attentions,
             last=1 if isinstance(logits_to_keep, int) and logits_to_keep == 1 and labels is None else 0,
         )  # fmt: skip
         logits = _head(self.lm_head, _keep(hidden, logits_to_keep), logits_range)
         loss = None
         if labels is not None:
-            loss = self.loss_function(logits, labels, vocab_size=self.config.output_vocab_size, **kwargs)
-        output = CausalLMOutputWithPast(loss, logits, past_key_values if use_cache else None, all_hidden, attentions)
+            loss = self._loss(logits, labels, num_items_in_batch)
+        output = CausalLMOutputWithPast(loss, logits, cache if use_cache else None, all_hidden, attentions)
         return output if return_dict else output.to_tuple()
 
     def _add_history(self, embeds: Tensor, history_ids: Tensor) -> Tensor:
@@ -384,7 +393,7 @@ class BarkFineModel(BarkStage):
 
     def forward(
         self,
-        codebook_idx: int | Tensor,
+        codebook_idx: int | Tensor | None = None,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
@@ -395,7 +404,7 @@ class BarkFineModel(BarkStage):
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
         logits_range: tuple[int, int] | None = None,
-        **kwargs,
+        num_items_in_batch: int | Tensor | None = None,
     ) -> MaskedLMOutput | tuple:
         """input_ids (B, T, n_codes_total) -> logits (B, T, output_vocab_size) of codebook `codebook_idx`.
 
@@ -403,11 +412,19 @@ class BarkFineModel(BarkStage):
         `logits_range` cuts the vocabulary to [first, end).
 
         The input is the sum of the tables of codebooks 0..codebook_idx, so codebook_idx itself is read at its old id.
-        `codebook_idx` is one for all or (B,), each row's own. `labels` (B, T) are that codebook's ids, not shifted;
-        -100 is ignored."""
+        `codebook_idx` is one for all or (B,), each row's own; without it, the first codebook that has a head,
+        `config.n_codes_given`. `labels` (B, T) are that codebook's ids, not shifted; -100 is ignored;
+        `num_items_in_batch` sets the loss's divisor."""
+        first, total = self.config.n_codes_given, self.config.n_codes_total
+        if codebook_idx is None:
+            codebook_idx = first
+        if isinstance(codebook_idx, Tensor) and codebook_idx.dim() > 1:
+            raise ValueError(
+                f"`codebook_idx` must be an integer or one for each row (B,), got {tuple(codebook_idx.shape)}. Pass "
+                "the codes by name: model(input_ids=codes, codebook_idx=2)."
+            )
         codebooks = torch.as_tensor(codebook_idx).flatten().tolist()
         per_row = isinstance(codebook_idx, Tensor) and codebook_idx.dim() > 0
-        first, total = self.config.n_codes_given, self.config.n_codes_total
         if not all(first <= codebook < total for codebook in codebooks):
             raise ValueError(f"`codebook_idx` must be {first} to {total - 1}, got {codebook_idx}.")
         output_hidden_states, output_attentions, return_dict = self._flags(
@@ -428,7 +445,7 @@ class BarkFineModel(BarkStage):
         logits = torch.cat(parts) if per_row else parts[0]
         loss = None
         if labels is not None:
-            loss = self.loss_function(logits, labels, vocab_size=self.config.output_vocab_size, **kwargs)
+            loss = self._loss(logits, labels, num_items_in_batch)
         output = MaskedLMOutput(loss=loss, logits=logits, hidden_states=all_hidden, attentions=attentions)
         return output if return_dict else output.to_tuple()
 
