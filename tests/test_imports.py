@@ -34,6 +34,7 @@ RANKS = [
     {"generation_run"},
     {"generation_stream"},
     {"generation_bark"},
+    {"generation_single_stage"},
     {"modeling_bark", "modeling_semantic_tokenizer", "processing_bark"},
     {"sentences", "script", "joins", "captions", "loudness"},
     {"pipeline", "cloning", "similarity", "guard", "cast", "resume"},
@@ -42,7 +43,7 @@ RANKS = [
     {"training", "convert", "bench", "nano", "compat", "register", "remote_code"},
     {"apps"},
 ]
-CORE = [name for rank in RANKS[:10] for name in rank if name != "audio"]
+CORE = [name for rank in RANKS[:11] for name in rank if name != "audio"]
 ALLOWED_IN_CORE = {"torch", "transformers", "numpy", "safetensors", "huggingface_hub"} | sys.stdlib_module_names
 LAZILY = {"accelerate", "numba", "py3langid", "sklearn"}  # inside a function, or where absent left out
 

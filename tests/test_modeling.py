@@ -116,6 +116,17 @@ def test_a_static_cache_given_to_forward_equals_no_cache(stage, kernel, sizes):
     assert_close(in_pieces(model, ids, sizes, cache), model(ids, use_cache=False).logits)
 
 
+@pytest.mark.parametrize("stage", CAUSAL)
+@torch.no_grad()
+def test_a_static_cache_and_one_position_to_keep(stage):
+    """Guards against a last position that attends to the cache's empty slots, as its queries alone are not masked."""
+    model = tiny(stage, "sdpa")
+    ids = torch.randint(40, (2, 9))
+    cache = StaticCache(config=model.config, max_cache_len=24)
+    got = model(ids, cache=cache, use_cache=True, logits_to_keep=1).logits
+    assert_close(got, model(ids, use_cache=False).logits[:, -1:])
+
+
 @torch.no_grad()
 def test_a_static_cache_of_exactly_the_length_is_enough():
     model = tiny("coarse")

@@ -271,6 +271,24 @@ class BarkGenerationMixin:
             check_ids(fine, (k, None), vocabulary.codebook_size, f"fine codes ({k}, T)")
         )
 
+    @torch.no_grad()
+    def codec_decode(self, fine_output: Tensor, output_lengths: Tensor | list[int] | None = None):
+        """Codes (B, 8, T), as `BarkFineModel.generate` returns them -> audio, with the name that transformers has.
+
+        Args:
+            fine_output: Codes; frames from a row's first pad (an id that is no code) on do not count.
+            output_lengths: (B,) how many frames of each row count.
+
+        Returns:
+            (B, N) float32 with zeros behind a shorter row; with `output_lengths` a list of (N_i,)."""
+        size = self.generation_config.codebook_size
+        lengths = (fine_output >= size).any(1).long().cumsum(1).eq(0).sum(1).tolist()
+        if output_lengths is not None:
+            lengths = [min(pair) for pair in zip(lengths, torch.as_tensor(output_lengths).tolist(), strict=True)]
+        rows = zip(fine_output, lengths, strict=True)
+        waves = self.decode_audio([codes[:, :length] for codes, length in rows])
+        return waves if output_lengths is not None else nn.utils.rnn.pad_sequence(waves, batch_first=True)
+
     def capture_steps(self, enabled: bool = True) -> None:
         """Decodes by steps of fixed shapes, which CUDA captures as graphs, one for each bucket of rows and lengths.
 

@@ -59,6 +59,13 @@ class BarkStageGenerationConfig(GenerationConfig):
     def to_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.defaults}
 
+    def keys(self):
+        """With `__getitem__`: `BarkSemanticGenerationConfig(**model.generation_config.semantic_config)` copies one."""
+        return self.defaults.keys()
+
+    def __getitem__(self, name: str) -> Any:
+        return self.to_dict()[name]
+
     def to_diff_dict(self) -> dict[str, Any]:
         return self.to_dict()
 

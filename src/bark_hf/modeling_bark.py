@@ -20,6 +20,12 @@ from .decoding import RowCache, SessionPool
 from .fast_step import is_plain
 from .generation_bark import BarkGenerationMixin
 from .generation_configuration_bark import BarkGenerationConfig
+from .generation_single_stage import (
+    CausalStageGenerationMixin,
+    CoarseGenerationMixin,
+    FineStageGenerate,
+    SemanticGenerationMixin,
+)
 
 # transformers 5.24 renamed the argument that holds a cache
 CACHE_ARGUMENT = "cache" if "cache" in inspect.signature(create_causal_mask).parameters else "past_key_values"
@@ -143,6 +149,7 @@ class BarkPreTrainedModel(PreTrainedModel):
 class BarkStage(BarkPreTrainedModel):
     """What the three stages share: position embeddings, blocks, final norm."""
 
+    config_class = BarkSubModelConfig
     is_causal = True
 
     def __init__(self, config: BarkSubModelConfig):
@@ -212,11 +219,14 @@ class BarkStage(BarkPreTrainedModel):
         )
 
 
-class BarkCausalModel(BarkStage):
+class BarkCausalModel(BarkStage, CausalStageGenerationMixin):
     """A causal stage: `input_vocab_size` embeddings, an untied head of `output_vocab_size`."""
+
+    _can_compile_fullgraph = True
 
     def __init__(self, config: BarkSubModelConfig):
         super().__init__(config)
+        self.sessions = SessionPool()
         self.loss_type = "ForCausalLM"
         self.input_embeds_layer = nn.Embedding(config.input_vocab_size, config.hidden_size)
         self.lm_head = nn.Linear(config.hidden_size, config.output_vocab_size, bias=False)
@@ -282,10 +292,12 @@ class BarkCausalModel(BarkStage):
                 position_ids=position_ids,
                 **{CACHE_ARGUMENT: cache},
             )
+        # a static cache returns its empty positions, which only a mask or causality over all positions hides
+        one = isinstance(logits_to_keep, int) and logits_to_keep == 1 and labels is None
+        last = int(one and (cache is None or isinstance(cache, RowCache | DynamicCache)))
         hidden, all_hidden, attentions = self._run(
-            embeds, attention_mask, position_ids, cache, output_hidden_states, output_attentions,
-            last=1 if isinstance(logits_to_keep, int) and logits_to_keep == 1 and labels is None else 0,
-        )  # fmt: skip
+            embeds, attention_mask, position_ids, cache, output_hidden_states, output_attentions, last
+        )
         logits = _head(self.lm_head, _keep(hidden, logits_to_keep), logits_range)
         loss = None
         if labels is not None:
@@ -300,7 +312,7 @@ class BarkCausalModel(BarkStage):
         return embeds + nn.functional.pad(self.input_embeds_layer(history_ids), (0, 0, 0, length - covered))
 
 
-class BarkSemanticModel(BarkCausalModel):
+class BarkSemanticModel(SemanticGenerationMixin, BarkCausalModel):
     """Text to semantic tokens."""
 
     config_class = BarkSemanticConfig
@@ -311,7 +323,7 @@ class BarkSemanticModel(BarkCausalModel):
         """None: the head has a vocabulary of its own, which resizing the input must not touch."""
 
 
-class BarkCoarseModel(BarkCausalModel):
+class BarkCoarseModel(CoarseGenerationMixin, BarkCausalModel):
     """Semantic tokens to the first two codebooks; one id space at both ends, so both ends are resized together."""
 
     config_class = BarkCoarseConfig
@@ -344,7 +356,7 @@ class BarkCodebookEmbeddings(nn.ModuleList):
         return embeds
 
 
-class BarkFineModel(BarkStage):
+class BarkFineModel(FineStageGenerate, BarkStage):
     """Codebooks to the next codebook, not causal: 8 embedding tables, 7 heads; head i is tied to table i + 1."""
 
     config_class = BarkFineConfig

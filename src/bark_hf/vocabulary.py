@@ -106,35 +106,36 @@ class Vocabulary:
         return frames - shift[:, None]
 
     def check_against(self, semantic_config, coarse_config, fine_config, codec_config) -> None:
-        """Every id must lie inside the networks' vocabularies, or the embedding would fail deep inside."""
-        text_size = ("semantic_config.input_vocab_size", semantic_config.input_vocab_size)
-        coarse_size = ("coarse_acoustics_config.input_vocab_size", coarse_config.input_vocab_size)
-        sizes = (
-            ("text_pad_token", self.text_pad_token, *text_size),
-            ("semantic_infer_token", self.semantic_infer_token, *text_size),
-            ("eos_token_id", self.semantic_pad_token, "semantic_config.output_vocab_size",
-             semantic_config.output_vocab_size),
-            ("coarse_semantic_pad_token", self.coarse_semantic_pad_token, *coarse_size),
-            ("coarse_infer_token", self.coarse_infer_token, *coarse_size),
-            ("the last coarse id", self.coarse_range(self.n_coarse_codebooks - 1)[1] - 1,
-             "coarse_acoustics_config.output_vocab_size", coarse_config.output_vocab_size),
-            ("codebook_size", self.codebook_size, "fine_acoustics_config.input_vocab_size",
-             fine_config.input_vocab_size),
-            ("codebook_size - 1", self.codebook_size - 1, "codec_config.codebook_size", codec_config.codebook_size),
-            ("n_fine_codebooks - 1", self.n_fine_codebooks - 1, "fine_acoustics_config.n_codes_total",
-             fine_config.n_codes_total),
-            ("max_input_semantic_length", self.max_input_semantic_length, "semantic_config.block_size",
-             semantic_config.block_size),
-            ("max_coarse_input_length", self.max_coarse_input_length, "coarse_acoustics_config.block_size",
-             coarse_config.block_size),
-            ("max_fine_input_length - 1", self.max_fine_input_length - 1, "fine_acoustics_config.block_size",
-             fine_config.block_size),
+        """Every id must lie inside the networks' vocabularies, or the embedding would fail deep inside.
+
+        Configs are the networks'; None where one is not there."""
+        last_coarse = self.coarse_range(self.n_coarse_codebooks - 1)[1] - 1
+        sections = (
+            (semantic_config, "semantic_config", "input_vocab_size", "text_pad_token", self.text_pad_token),
+            (semantic_config, "semantic_config", "input_vocab_size", "semantic_infer_token",
+             self.semantic_infer_token),
+            (semantic_config, "semantic_config", "output_vocab_size", "eos_token_id", self.semantic_pad_token),
+            (semantic_config, "semantic_config", "block_size", "max_input_semantic_length",
+             self.max_input_semantic_length),
+            (coarse_config, "coarse_acoustics_config", "input_vocab_size", "coarse_semantic_pad_token",
+             self.coarse_semantic_pad_token),
+            (coarse_config, "coarse_acoustics_config", "input_vocab_size", "coarse_infer_token",
+             self.coarse_infer_token),
+            (coarse_config, "coarse_acoustics_config", "output_vocab_size", "the last coarse id", last_coarse),
+            (coarse_config, "coarse_acoustics_config", "block_size", "max_coarse_input_length",
+             self.max_coarse_input_length),
+            (fine_config, "fine_acoustics_config", "input_vocab_size", "codebook_size", self.codebook_size),
+            (fine_config, "fine_acoustics_config", "n_codes_total", "n_fine_codebooks - 1", self.n_fine_codebooks - 1),
+            (fine_config, "fine_acoustics_config", "block_size", "max_fine_input_length - 1",
+             self.max_fine_input_length - 1),
+            (codec_config, "codec_config", "codebook_size", "codebook_size - 1", self.codebook_size - 1),
         )  # fmt: skip
-        for name, value, limit_name, limit in sizes:
-            if value >= limit:
+        for config, section, field, name, value in sections:
+            if config is not None and value >= getattr(config, field):
                 raise ValueError(
-                    f"The generation config's `{name}` ({value}) must be below `{limit_name}` ({limit}). A model with "
-                    "its own vocabularies needs a generation config with its own ids: set `model.generation_config`."
+                    f"The generation config's `{name}` ({value}) must be below `{section}.{field}` "
+                    f"({getattr(config, field)}). A model with its own vocabularies needs a generation config with "
+                    "its own ids: set `model.generation_config`."
                 )
         if self.semantic_pad_token != self.semantic_vocab_size:
             raise ValueError(
