@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .fast_step import FastStep, fast_step
-from .sampling import draw, probabilities
+from .sampling import draw, probabilities, uniforms_device
 from .static_step import StaticStep
 
 
@@ -263,7 +263,7 @@ def _start(session, first: int, jobs: list[Any], last: Tensor, options, eos, log
     prompts = [job.prompt() for job in jobs]
     shown = _shown(jobs, 0, logits_processor)
     logits = session.prefill(first, prompts, shown)
-    noise = torch.stack([job.noise[job.drawn] for job in jobs]).to(last.device)
+    noise = torch.stack([job.noise[job.drawn] for job in jobs]).to(uniforms_device(last.device))
     draws = _draw(logits, jobs, 0, shown, options, noise, eos, logits_processor, [])
     last.copy_(draws.ids)
     _take(jobs, [draws])
@@ -273,7 +273,7 @@ def _advance(session, steps: int, jobs: list[Any], last: Tensor, options, eos, l
     """Takes all rows `steps` draws on; nothing here waits for the device before the last one."""
     if not steps:
         return
-    noise = torch.stack([job.noise[job.drawn : job.drawn + steps] for job in jobs]).to(last.device)
+    noise = torch.stack([job.noise[job.drawn : job.drawn + steps] for job in jobs]).to(uniforms_device(last.device))
     made: list[Draws] = []
     for step in range(steps):
         shown = _shown(jobs, step, logits_processor)
@@ -335,7 +335,7 @@ def pick(scores: Tensor, options, uniforms: Tensor, watched: int | None = None) 
         ids = scores.argmax(-1)
         return ids, None if watched is None else (ids == watched).float()
     probs = probabilities(scores, options.temperature, options.top_k, options.top_p)
-    return draw(probs, uniforms.to(probs.device)), None if watched is None else probs[..., watched]
+    return draw(probs, uniforms.to(uniforms_device(probs.device))), None if watched is None else probs[..., watched]
 
 
 def process(scores: Tensor, first: int, end: int, logits_processor, generated: Tensor | None) -> Tensor:
