@@ -3,6 +3,7 @@
 Knows nothing of text, codebooks or audio: only a causal model, a cache with a length per row, legal id ranges."""
 
 import threading
+import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
@@ -13,6 +14,12 @@ from torch import Tensor, nn
 from .fast_step import FastStep, fast_step
 from .sampling import draw, probabilities, uniforms_device
 from .static_step import StaticStep
+
+
+def on_device(numbers: list[int], device: torch.device) -> Tensor:
+    """(n,) int64 on the device; CUDA copies them from pinned memory, for which the host does not wait."""
+    pinned = device.type == "cuda"
+    return torch.tensor(numbers, device="cpu", pin_memory=pinned).to(device, non_blocking=pinned)
 
 
 class RowCache:
@@ -27,7 +34,7 @@ class RowCache:
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
         self.rows = slice(0, 0)
         self.start: int | None = 0
-        self.positions = torch.empty(0)
+        self.positions = torch.empty(0, device="cpu")
         self.limit = 0
         self.mask: Tensor | None = None
 
@@ -49,6 +56,11 @@ class RowCache:
             values.scatter_(2, index, value)
         return keys[:, :, : self.limit], values[:, :, : self.limit]
 
+    def convert(self, dtype: torch.dtype) -> None:
+        """Keeps keys and values in `dtype` from here on."""
+        self.dtype = dtype
+        self.layers = {i: (keys.to(dtype), values.to(dtype)) for i, (keys, values) in self.layers.items()}
+
     def move(self, source: int, target: int) -> None:
         """Copies one row over another."""
         for keys, values in self.layers.values():
@@ -63,7 +75,7 @@ class DecodeSession:
     positions from seeing the pad, and the row's own steps then overwrite it. Not shared between calls or threads."""
 
     def __init__(self, model, slots: int, capacity: int, cache_dtype: torch.dtype | None = None):
-        self.model = model
+        self.model: Any = model
         self.cache = RowCache(slots, min(capacity, model.config.block_size), cache_dtype)
         self.lengths = [0] * slots
         self.fast: FastStep | None = None
@@ -87,7 +99,7 @@ class DecodeSession:
         cache.mask = None  # from position 0 on causality says it all
         if min(lengths) == width:
             return self._forward(legal, 1, **inputs)
-        return self._forward(legal, torch.tensor(lengths, device=device)[:, None] - 1, **inputs)
+        return self._forward(legal, on_device(lengths, device)[:, None] - 1, **inputs)
 
     def step(self, ids: Tensor, legal: tuple[int, int] | None) -> Tensor:
         """(n,) ids for the first n rows, each appended to its row -> (n, V) logits for the next ones."""
@@ -96,14 +108,14 @@ class DecodeSession:
         self.lengths[:count] = [length + 1 for length in lengths]
         if self.static is not None and self.fast is not None:
             self.static.step = self.fast
-            return self.static(ids, lengths, legal)
+            return self.static(ids, on_device(lengths, ids.device)[:, None], max(lengths) + 1, legal)
         cache, longest = self.cache, max(lengths) + 1
         even = longest == min(lengths) + 1
         cache.rows, cache.limit = slice(0, count), longest
         cache.start = longest - 1 if even else None
         cache.mask = None
         if self.fast is None or not even:
-            cache.positions = torch.tensor(lengths, device=ids.device)[:, None]
+            cache.positions = on_device(lengths, ids.device)[:, None]
         if not even:
             visible = torch.arange(longest, device=ids.device) <= cache.positions
             cache.mask = visible[:, None, None]
@@ -132,7 +144,8 @@ class DecodeSession:
 class SessionPool:
     """Sessions that are kept between calls, so that caches are allocated once. Two calls at a time never share one.
 
-    Copies and pickles of a pool are empty. `clear` drops what is free; what is in use goes when it comes back."""
+    Copies and pickles of a pool are empty. `clear` drops what is free; what is in use goes when it comes back.
+    What is free does not keep its model in memory, and goes when the model has gone."""
 
     KEPT = 4
 
@@ -151,16 +164,20 @@ class SessionPool:
         mode = torch.is_inference_mode_enabled(), torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind)
         fast = fast_step(model)
         cache_dtype = None if fast is None else fast.cache_dtype(slots)
-        key = (id(model), weights, slots, capacity, model.device, model.dtype, cache_dtype, mode)
+        plain = fast is None  # keys and values may then come in another type, as from a forward with autocast inside
+        key = (weakref.ref(model), weights, slots, capacity, model.device, model.dtype, cache_dtype, plain, mode)
         with self._lock:
+            self._free = [one for one in self._free if one[0][0]() is not None]
             found = [i for i, (other, _) in enumerate(self._free) if other == key]
             session = self._free.pop(found[0])[1] if found else DecodeSession(model, slots, capacity, cache_dtype)
             age = self._age
             if not found and self.static:
                 session.static = StaticStep(session.cache)
-        session.fast = fast
+        session.model, session.fast = model, fast
         yield session
-        session.fast = None
+        session.model = session.fast = None
+        if session.static is not None:
+            session.static.step = None
         with self._lock:  # a session that an error interrupted is not kept
             if age == self._age:
                 self._free = [*self._free, (key, session)][-self.KEPT :]
@@ -313,7 +330,7 @@ def _draw(logits, jobs, ahead: int, shown, options, noise, eos, logits_processor
     width = ranges[0][1] - firsts[0]
     if len(set(firsts)) == 1:
         return choose(scores[:, firsts[0] - offset :][:, :width], firsts[0], options, noise, eos)
-    origin = torch.tensor(firsts, device=scores.device)
+    origin = on_device(firsts, scores.device)
     scores = scores.gather(1, (origin - offset)[:, None] + torch.arange(width, device=scores.device))
     return choose(scores, origin, options, noise, eos)
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .decoding import pick, process, run_jobs
+from .fast_step import has_stock_forward
 from .sampling import random_stream, uniforms
 from .vocabulary import Vocabulary
 
@@ -271,7 +272,8 @@ class FineWindow:
         at = torch.arange(frames.shape[1] - self.used, frames.shape[1])
         self.filled = (at >= torch.tensor(firsts)[:, None]).to(frames.device)
         self.settled: Tensor | None = None
-        if "_hf_hook" not in model.__dict__:  # a hook may move the tables only for the model's own forward
+        # a hook may move the tables only for the model's own forward, and another forward wants its own input
+        if has_stock_forward(model) and has_stock_forward(model.input_embeds_layers):
             self.settled = model.input_embeds_layers(frames, self.codebook - 1)
 
     def predict(self, options, noise: Tensor, processor=None) -> None:

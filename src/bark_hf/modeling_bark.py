@@ -16,7 +16,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from .codec import BarkCodec, hooked_device
 from .configuration_bark import BarkCoarseConfig, BarkConfig, BarkFineConfig, BarkSemanticConfig, BarkSubModelConfig
 from .decoding import RowCache, SessionPool
-from .fast_step import is_plain
+from .fast_step import is_plain, stock_forward
 from .generation_bark import BarkGenerationMixin
 from .generation_configuration_bark import BarkGenerationConfig
 
@@ -42,6 +42,7 @@ def eager_attention_forward(
     return (weights @ value).transpose(1, 2), weights
 
 
+@stock_forward
 class BarkAttention(nn.Module):
     """Multi-head self-attention with a fused projection in q, k, v order; causal or not is a flag."""
 
@@ -91,6 +92,7 @@ class BarkAttention(nn.Module):
         return "sdpa" if wanted != "eager" and isinstance(past_key_values, RowCache) else wanted
 
 
+@stock_forward
 class BarkMLP(nn.Module):
     def __init__(self, config: BarkSubModelConfig):
         super().__init__()
@@ -103,6 +105,7 @@ class BarkMLP(nn.Module):
         return self.dropout(self.out_proj(self.gelu(self.in_proj(hidden_states))))
 
 
+@stock_forward
 class BarkBlock(GradientCheckpointingLayer):
     """Pre-norm block. LayerNorms follow `bias` where causal and always have one in the fine stage."""
 
@@ -211,6 +214,7 @@ class BarkStage(BarkPreTrainedModel):
         )
 
 
+@stock_forward
 class BarkCausalModel(BarkStage):
     """A causal stage: `input_vocab_size` embeddings, an untied head of `output_vocab_size`."""
 
@@ -321,6 +325,7 @@ class BarkCoarseModel(BarkCausalModel):
         return embeddings
 
 
+@stock_forward
 class BarkCodebookEmbeddings(nn.ModuleList):
     """One embedding table for each codebook; called as one module, so that hooks on it see its output."""
 
@@ -335,6 +340,7 @@ class BarkCodebookEmbeddings(nn.ModuleList):
         return embeds
 
 
+@stock_forward
 class BarkFineModel(BarkStage):
     """Codebooks to the next codebook, not causal: 8 embedding tables, 7 heads; head i is tied to table i + 1."""
 
