@@ -174,7 +174,7 @@ def test_matrix_units_take_several_rows(monkeypatch, units, dtype, rows):
     assert fast_step(made_stage().to(dtype)).compiled_rows == rows
 
 
-# ------------------------------------------------------------------------------------------------------ numba's failures
+# ---------------------------------------------------------------------------------------------------- numba's failures
 
 
 @pytest.fixture

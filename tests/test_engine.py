@@ -573,3 +573,67 @@ def test_a_text_may_bring_its_own_seed(small):
         **small.processor("the music"), seed=41, max_new_tokens=20, return_dict_in_generate=True
     )
     assert torch.equal(made[0].semantic_tokens[0], alone.semantic_tokens[0])
+
+
+# --------------------------------------------------------------------------------------------- what surrounds a call
+
+
+@pytest.fixture
+def default_device():
+    """Sets torch's default device to one that CPU tensors cannot be mixed with, as CUDA; undone after the test."""
+    yield lambda: torch.set_default_device("meta")
+    torch.set_default_device(None)
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_the_default_device_is_not_where_tensors_of_the_cpu_are_made(small, both_steps, default_device, int8):
+    """With `torch.set_default_device("cuda")`, as scripts do, they were made on the GPU and met those of the CPU."""
+    model = copy.deepcopy(small.model)
+    if int8:
+        model.quantize_int8(torch.float32)
+    texts, voices = TEXTS[:3], PRESETS[:3]
+    inputs, one = small.processor(texts, voice_preset=voices), small.processor(texts[0], voice_preset=voices[0])
+
+    def everything():
+        made = [model.generate(**inputs, seed=1, return_output_lengths=True, **BRIEF)[0]]
+        made += [model.generate(**one, seed=1, coarse_do_sample=False, **BRIEF)]
+        for lookahead, overlap in ((0.2, 0.3), (None, None)):
+            made += map(torch.from_numpy, model.stream(**one, seed=1, lookahead=lookahead, overlap=overlap, **BRIEF))
+        results = model.generate_many([one, one], batch_size=2, seed=1, **BRIEF)
+        return [*made, *(result.audio for _, result in results), *model.codec_model.encode_all([made[0][0]], 8)]
+
+    wanted = everything()
+    model.sessions.clear()
+    default_device()
+    made = everything()
+    torch.set_default_device(None)
+    for one, other in zip(made, wanted, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_the_mode_may_change_between_two_results(small, first):
+    """A cache made in inference mode cannot be written outside it."""
+    inputs = small.processor(TEXTS[0], voice_preset=PRESETS[0])
+    calls = [
+        lambda: small.model.stream(**inputs, seed=3, overlap=0.3, lookahead=0.2, **BRIEF),
+        lambda: (out.audio[0].numpy() for _, out in small.model.generate_many([inputs] * 3, 2, seed=3, **BRIEF)),
+    ]
+    for call in calls:
+        wanted, made, results = list(call()), [], call()
+        mode = first
+        while True:
+            with torch.inference_mode(mode):
+                if (piece := next(results, None)) is None:
+                    break
+            made.append(piece)
+            mode = not mode
+        assert len(made) > 1
+        for one, other in zip(made, wanted, strict=True):
+            assert (one == other).all()
+
+
+def test_results_in_inference_mode_may_be_changed_outside(small):
+    with torch.inference_mode():
+        ((_, out),) = small.model.generate_many([small.processor(TEXTS[0])], seed=3, **BRIEF)
+    out.audio.mul_(0.5)

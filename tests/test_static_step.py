@@ -1,4 +1,4 @@
-"""Captures of steps on CUDA, without CUDA: tensors that have a device but no data, and a CUDA module that takes notes."""
+"""Captures of steps on CUDA, without CUDA: tensors that have a device but no data, and a module that takes notes."""
 
 from contextlib import contextmanager
 from types import SimpleNamespace

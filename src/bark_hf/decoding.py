@@ -218,7 +218,7 @@ class Job(Protocol):
 
 
 class Draws(NamedTuple):
-    ids: Tensor  # (n,) what each row drew
+    ids: Tensor  # (n,) what each row drew; past its last legal id where the network gave NaN
     stopped: Tensor  # (n,) bool: the row ends here and this id is not part of it
 
 
@@ -282,8 +282,8 @@ def _start(session, first: int, jobs: list[Any], last: Tensor, options, eos, log
     logits = session.prefill(first, prompts, shown)
     noise = torch.stack([job.noise[job.drawn] for job in jobs]).to(uniforms_device(last.device))
     draws = _draw(logits, jobs, 0, shown, options, noise, eos, logits_processor, [])
-    last.copy_(draws.ids)
-    _take(jobs, [draws])
+    _feed(session.model, draws, last)
+    _take(session.model, jobs, [draws])
 
 
 def _advance(session, steps: int, jobs: list[Any], last: Tensor, options, eos, logits_processor, report) -> None:
@@ -296,10 +296,15 @@ def _advance(session, steps: int, jobs: list[Any], last: Tensor, options, eos, l
         shown = _shown(jobs, step, logits_processor)
         logits = session.step(last, shown)
         made.append(_draw(logits, jobs, step, shown, options, noise[:, step], eos, logits_processor, made))
-        last.copy_(made[-1].ids)
+        _feed(session.model, made[-1], last)
         if report is not None:
             report(jobs, step + 1, made[-1].ids)
-    _take(jobs, made)
+    _take(session.model, jobs, made)
+
+
+def _feed(model, draws: Draws, last: Tensor) -> None:
+    """The next step's input, into `last` (n,); an id that is none must not reach the embedding before it is seen."""
+    torch.clamp(draws.ids, max=model.config.input_vocab_size - 1, out=last)
 
 
 def _runs(rows: list[int]) -> Iterator[tuple[int, int]]:
@@ -347,12 +352,25 @@ def choose(scores: Tensor, origin, options, noise: Tensor, eos: int | None = Non
 
 
 def pick(scores: Tensor, options, uniforms: Tensor, watched: int | None = None) -> tuple[Tensor, Tensor | None]:
-    """(..., V) scores -> (...) ids and the `watched` id's probability (...); argmax is the limit of temperature 0."""
+    """(..., V) scores -> (...) ids and the `watched` id's probability (...); argmax is the limit of temperature 0.
+
+    Scores that are NaN or infinite give V, which is no id: whoever looks at the ids says so (`not_finite`)."""
     if options.greedy:
         ids = scores.argmax(-1)
+        finite = scores.gather(-1, ids.unsqueeze(-1)).squeeze(-1).isfinite()
+        ids = torch.where(finite, ids, scores.shape[-1])
         return ids, None if watched is None else (ids == watched).float()
     probs = probabilities(scores, options.temperature, options.top_k, options.top_p)
     return draw(probs, uniforms.to(uniforms_device(probs.device))), None if watched is None else probs[..., watched]
+
+
+def not_finite(model, step: str) -> RuntimeError:
+    """The error for a network whose logits nothing can be sampled from."""
+    return RuntimeError(
+        f"The network `{model.base_model_prefix}` gave NaN or infinite logits at {step}. Either its weights are "
+        "broken (look for NaN in them), or numbers are too large for its type: float16 overflows, so pass "
+        "dtype=torch.bfloat16 or torch.float32 to `from_pretrained`."
+    )
 
 
 def process(scores: Tensor, first: int, end: int, logits_processor, generated: Tensor | None) -> Tensor:
@@ -363,13 +381,15 @@ def process(scores: Tensor, first: int, end: int, logits_processor, generated: T
     masked[:, first:end] = scores[:, first:end]
     if generated is None:
         generated = torch.zeros(len(scores), 0, dtype=torch.long, device=scores.device)
-    scores = logits_processor(generated, masked)
-    if not scores[:, first:end].amax(-1).isfinite().all():
+    processed = logits_processor(generated, masked)
+    if not processed[:, first:end].amax(-1).isfinite().all():
+        if not scores[:, first:end].amax(-1).isfinite().all():
+            return scores  # not the processor's doing: sampling shows it
         raise ValueError(
             f"`logits_processor` left no id to draw: among the legal ids, {first} to {end - 1}, every row needs a "
             "finite score, and none may be NaN or +inf. Forbid fewer ids."
         )
-    return scores
+    return processed
 
 
 def _processed(scores: Tensor, jobs: list[Any], ranges, logits_processor, made: list[Draws]) -> Tensor:
@@ -386,7 +406,12 @@ def _processed(scores: Tensor, jobs: list[Any], ranges, logits_processor, made: 
     return torch.cat([process(one, first, end, logits_processor, ids[None]) for one, (first, end), ids in rows])
 
 
-def _take(jobs: list[Any], made: list[Draws]) -> None:
+def _take(model, jobs: list[Any], made: list[Draws]) -> None:
     ids, stopped = torch.stack([d.ids for d in made], dim=1).cpu(), torch.stack([d.stopped for d in made], dim=1).cpu()
     for job, one, stop in zip(jobs, ids, stopped, strict=True):
+        for step, (number, stops) in enumerate(zip(one.tolist(), stop.tolist(), strict=True), start=job.drawn):
+            if number >= job.legal(step)[1]:
+                raise not_finite(model, f"step {step + 1}")
+            if stops:
+                break
         job.take(one, stop)

@@ -27,7 +27,7 @@ _numba_failed = threading.Event()  # in this process, which then has no more of 
 
 
 def stock_forward(kind: type[nn.Module]) -> type[nn.Module]:
-    """Decorates a class whose forward faster code replicates, where a module still has it: any other must be called."""
+    """Decorates a class whose forward faster code replicates, where a module still has it; any other is called."""
     _stock_forwards.add(kind.forward)
     return kind
 

@@ -411,7 +411,7 @@ class BarkFineModel(BarkStage):
         The input is the sum of the tables of codebooks 0..codebook_idx, so codebook_idx itself is read at its old id.
         `codebook_idx` is one for all or (B,), each row's own. `labels` (B, T) are that codebook's ids, not shifted;
         -100 is ignored."""
-        codebooks = torch.as_tensor(codebook_idx).flatten().tolist()
+        codebooks = torch.as_tensor(codebook_idx, device="cpu").flatten().tolist()
         per_row = isinstance(codebook_idx, Tensor) and codebook_idx.dim() > 0
         first, total = self.config.n_codes_given, self.config.n_codes_total
         if not all(first <= codebook < total for codebook in codebooks):

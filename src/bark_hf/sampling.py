@@ -38,7 +38,7 @@ def has_float64(device: torch.device) -> bool:
 
 
 def uniforms_device(device: torch.device) -> torch.device:
-    """Where the float64 uniforms for probabilities on `device` belong: there, or on the CPU where it has no float64."""
+    """Where float64 uniforms for probabilities on `device` belong: there, or on the CPU where it has no float64."""
     return device if has_float64(device) else torch.device("cpu")
 
 
