@@ -1,10 +1,12 @@
 """Decoding rows of any length: few lengths reach the network, and what comes out is each row's own decode."""
 
+import numpy as np
 import pytest
 import torch
 from transformers import EncodecConfig
 
 from bark_hf.codec import BarkCodec
+from bark_hf.codec_stream import CodecStream
 
 SIZES = {"num_filters": 4, "hidden_size": 16, "codebook_size": 32, "codebook_dim": 16}
 
@@ -48,3 +50,24 @@ def test_texts_of_all_lengths_meet_few_lengths(monkeypatch):
         assert len(wave) == 320 * frames
         assert frames <= seen[-1] <= max(frames, 9 * frames / 8)
     assert len(set(seen)) <= 16 + 8 * 6
+
+
+def test_the_codec_runs_in_float32_under_autocast(small):
+    """It gave bfloat16 audio, of which NumPy has no type, and a stream's pieces met in two types."""
+    codec, codes = small.model.codec_model, torch.randint(0, 64, (8, 60))
+    inputs = {**small.processor("Hello world"), "seed": 1, "max_new_tokens": 40, "allow_early_stop": False}
+    wave = torch.randn(6400)
+    wanted, ids = small.model.decode_audio([codes])[0], codec.encode_all([wave], 8)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        (made,) = small.model.decode_audio([codes])
+        out = small.model.generate(**inputs, return_dict_in_generate=True)
+        pieces = list(small.model.stream(**inputs))
+        stream = CodecStream(codec)
+        streamed = torch.cat([stream.push(codes[:, :20]), stream.push(codes[:, 20:]), stream.end()])
+        assert torch.equal(codec.encode_all([wave.double()], 8)[0], ids)
+    assert torch.equal(made, wanted)
+    torch.testing.assert_close(streamed, wanted, atol=1e-5, rtol=0)
+    assert out.audio.dtype == torch.float32
+    assert torch.equal(out.audio[0], small.model.decode_audio(out.fine_codes)[0])
+    assert {piece.dtype for piece in pieces} == {np.dtype("float32")}
+    assert sum(map(len, pieces)) == out.audio.shape[1]

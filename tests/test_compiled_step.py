@@ -1,14 +1,17 @@
 """Steps compiled by numba: what the forward computes, for every type of weight; else torch's."""
 
 import copy
+import os
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
 from torch import nn
 
 import bark_hf
+from bark_hf import compiled_step
 from bark_hf import fast_step as fast_step_module
 from bark_hf.configuration_bark import BarkSemanticConfig
 from bark_hf.decoding import DecodeSession
@@ -104,8 +107,6 @@ def test_a_compiled_step_keeps_infinities_and_nans(number):
 
 @pytest.mark.parametrize("why", ["absent", "off", "forked", "autocast", "float16", "hook", "adapter"])
 def test_where_numba_cannot_take_a_step_torch_does(monkeypatch, why):
-    from bark_hf import compiled_step
-
     model = made_stage()
     if why == "absent":
         monkeypatch.setattr(compiled_step, "numba", None)  # or made for another numpy: its import fails
@@ -171,3 +172,85 @@ def test_numba_is_imported_when_needed_and_leaves_torchs_threads():
 def test_matrix_units_take_several_rows(monkeypatch, units, dtype, rows):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": units}, raising=False)
     assert fast_step(made_stage().to(dtype)).compiled_rows == rows
+
+
+# ---------------------------------------------------------------------------------------------------- numba's failures
+
+
+@pytest.fixture
+def numba_may_fail(monkeypatch):
+    """Undoes what a failure leaves behind for the rest of the process."""
+    monkeypatch.setattr(fast_step_module, "_numba_failed", threading.Event())
+
+
+def steps_of(model, rows=1):
+    """The logits of three steps, as a run makes them."""
+    ids = torch.arange(12 * rows).view(rows, 12) % 39
+    with torch.no_grad():
+        fast = fast_step(model)
+        session = DecodeSession(model, rows, 64, fast.cache_dtype(rows))
+        session.fast = fast
+        session.prefill(0, [{"input_ids": row[:9]} for row in ids], None)
+        return torch.stack([session.step(ids[:, i], None) for i in (9, 10, 11)])
+
+
+@pytest.mark.parametrize("where", ["_through_block", "_multiply"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
+def test_a_step_that_numba_cannot_compile_is_torchs(monkeypatch, numba_may_fail, dtype, where):
+    """Numba compiles, writes and reads its files at the first call: a full disk and damaged files show only there. The
+    step may then be half done, and keys and values may lie in a type that torch's step does not take."""
+    model = made_stage()
+    if dtype == torch.int8:
+        quantize_linears(model)
+    model.to(torch.bfloat16 if dtype == torch.bfloat16 else torch.float32)
+    with monkeypatch.context() as patch:
+        patch.setattr(fast_step_module, "_compiled_step", lambda model: None)
+        wanted = steps_of(model)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(compiled_step, where, full)
+    with pytest.warns(UserWarning, match=r"numba failed \(OSError.*No space.*NUMBA_CACHE_DIR") as caught:
+        made = steps_of(model)
+    assert len(caught) == 1
+    assert (made - wanted).float().norm() <= (1e-6 if dtype == torch.float32 else 0.04) * wanted.float().norm()
+    assert fast_step(model).compiled is None  # nothing is tried, and nothing said, again
+    assert torch.equal(steps_of(model), wanted)
+
+
+@pytest.mark.parametrize(
+    ("error", "place"), [(ValueError("No threading layer could be loaded."), "get_num_threads"), (OSError(), "config")]
+)
+def test_a_numba_that_does_not_start_is_done_without(monkeypatch, numba_may_fail, error, place):
+    class Broken:
+        config = numba.config
+
+        def __getattribute__(self, name):
+            if name == place:
+                raise error
+            return super().__getattribute__(name)
+
+    monkeypatch.setattr(compiled_step, "numba", Broken())
+    with pytest.warns(UserWarning, match=type(error).__name__):
+        assert fast_step(made_stage()).compiled is None
+    assert fast_step(made_stage()).compiled is None
+
+
+def test_numbas_workqueue_layer_is_not_used():
+    """A second thread in it ends the process by SIGABRT, with no exception to catch. In a process of its own, as numba
+    chooses its layer once."""
+    code = (
+        "import torch, warnings, bark_hf\n"
+        "from bark_hf.fast_step import fast_step\n"
+        "from bark_hf.modeling_bark import BarkSemanticModel as Model, BarkSemanticConfig as Config\n"
+        "model = Model(Config(num_layers=1, num_heads=1, hidden_size=8, block_size=8, input_vocab_size=9,"
+        " output_vocab_size=9)).eval()\n"
+        "with warnings.catch_warnings(record=True) as caught:\n"
+        "    warnings.simplefilter('always')\n"
+        "    assert fast_step(model).compiled is None and fast_step(model).compiled is None\n"
+        "assert len(caught) == 1 and 'workqueue' in str(caught[0].message), caught\n"
+    )
+    environment = {**os.environ, "NUMBA_THREADING_LAYER": "workqueue"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr

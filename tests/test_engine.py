@@ -6,7 +6,9 @@ import pickle
 import platform
 import threading
 import tracemalloc
+import weakref
 
+import accelerate
 import pytest
 import torch
 from torch import nn
@@ -15,6 +17,7 @@ from bark_hf import BarkModel, decoding, quantization
 from bark_hf import fast_step as fast_step_module
 from bark_hf.decoding import DecodeSession, SessionPool, _runs
 from bark_hf.fast_step import fast_step
+from bark_hf.modeling_bark import BarkMLP
 from bark_hf.quantization import FEW_ROWS, Int8Linear, quantize_linears
 
 TEXTS = ["Hello world.", "the music", "Hello [laughs]", "a song ♪", "with [laughter]", "Hmm…", "the the the"]
@@ -223,6 +226,21 @@ def test_sessions_go_when_the_model_changes(small):
     torch.testing.assert_close(model.to(torch.float32).generate(**inputs, seed=1, **BRIEF), before)
 
 
+def test_a_session_does_not_keep_its_model_in_memory(small):
+    """A stage that was replaced, by its fine-tuned one say, stayed as long as the composite."""
+    model = copy.deepcopy(small.model)
+    model.capture_steps()
+    for static in (True, False):
+        model.capture_steps(static)
+        model.generate(**small.processor("Hello"), seed=1, **BRIEF)
+        old = weakref.ref(model.semantic)
+        model.semantic = copy.deepcopy(small.model.semantic)
+        gc.collect()
+        assert old() is None
+    model.generate(**small.processor("Hello"), seed=1, **BRIEF)
+    assert all(key[0]() is not None for key, _ in model.sessions._free), "caches of what has gone were dropped"
+
+
 def test_calls_in_other_modes_share_no_session(small):
     """Caches made in inference mode cannot be written outside it, and those of autocast are bfloat16."""
     model, inputs = copy.deepcopy(small.model), small.processor("Hello")
@@ -275,6 +293,105 @@ def test_a_norm_inside_a_block_counts_too(small):
     model = copy.deepcopy(small.model)
     model.semantic.layers[1].layernorm_2.__class__ = Flipped
     assert fast_step(model.semantic) is None
+
+
+def doubled(module):
+    """Puts a forward on the instance, as accelerate, kernel libraries and users do."""
+    plain = module.forward
+    module.forward = lambda *args, **kwargs: _twice(plain(*args, **kwargs))
+
+
+def _twice(output):
+    if isinstance(output, torch.Tensor):
+        return 2 * output
+    if isinstance(output, tuple):
+        return 2 * output[0], *output[1:]
+    output.logits = 2 * output.logits
+    return output
+
+
+class Negated(BarkMLP):
+    def forward(self, hidden_states):
+        return -super().forward(hidden_states)
+
+
+REPLACED = {
+    "model": lambda model: doubled(model),
+    "block": lambda model: doubled(model.layers[0]),
+    "attention": lambda model: doubled(model.layers[1].attn),
+    "mlp": lambda model: doubled(model.layers[0].mlp),
+    "norm": lambda model: doubled(model.layernorm_final),
+    "linear": lambda model: doubled(model.layers[1].mlp.in_proj),
+    "head": lambda model: doubled(model.lm_head),
+    "subclass": lambda model: setattr(model.layers[1].mlp, "__class__", Negated),
+    "relu": lambda model: setattr(model.layers[0].mlp, "gelu", nn.ReLU()),
+    "tanh": lambda model: setattr(model.layers[0].mlp, "gelu", nn.GELU("tanh")),
+    "dropout": lambda model: setattr(model.layers[0].mlp, "dropout", nn.Hardtanh()),
+    "hook": lambda model: model.layers[0].mlp.gelu.register_forward_hook(lambda _, inputs, output: 2 * output),
+}
+
+
+@pytest.mark.parametrize("what", REPLACED)
+def test_steps_never_bypass_what_was_replaced(small, monkeypatch, both_steps, what):
+    model = copy.deepcopy(small.model)
+    REPLACED[what](model.semantic)
+    ids = torch.randint(0, 40, (12,))
+
+    def stepped():
+        session = DecodeSession(model.semantic, 1, 64)
+        session.fast = decoding.fast_step(model.semantic)
+        session.prefill(0, [{"input_ids": ids[:9]}], None)
+        return torch.stack([session.step(ids[i : i + 1], None)[0] for i in (9, 10, 11)])
+
+    with torch.no_grad():
+        made, wanted = stepped(), without_fast_steps(monkeypatch, stepped)
+        plain = small.model.semantic(ids[None]).logits[0, 9:]
+    torch.testing.assert_close(made, wanted)
+    assert not torch.allclose(made, plain, atol=1e-3)
+
+
+def test_a_single_dropout_in_training_mode_has_no_fast_step(small):
+    """Monte Carlo dropout: the model is in evaluation mode, and each step of it drops something."""
+    model = copy.deepcopy(small.model.semantic)
+    assert fast_step(model) is not None
+    model.layers[1].mlp.dropout.train()
+    assert fast_step(model) is None
+
+
+@pytest.fixture
+def bfloat16_accelerator():
+    yield accelerate.Accelerator(mixed_precision="bf16", cpu=True)
+    accelerate.state.AcceleratorState._reset_state(True)
+
+
+def test_a_stage_speaks_after_training_in_mixed_precision(small, monkeypatch, both_steps, bfloat16_accelerator):
+    """`prepare`, which the Trainer calls, puts a forward with autocast inside on the instance; a step beside it met
+    the bfloat16 cache in float32. The session of an earlier call is not the one for it."""
+    model, inputs = copy.deepcopy(small.model), small.processor("Hello")
+    before = model.generate(**inputs, seed=1, **BRIEF)
+    for stage in (model.semantic, model.coarse_acoustics, model.fine_acoustics):
+        bfloat16_accelerator.prepare(stage).eval()
+    assert fast_step(model.semantic) is None
+    speak = lambda: model.generate(**inputs, seed=1, **BRIEF)
+    made = speak()
+    assert len(made[0])
+    assert torch.equal(made, without_fast_steps(monkeypatch, speak))
+    for stage in (model.semantic, model.coarse_acoustics, model.fine_acoustics):
+        bfloat16_accelerator.unwrap_model(stage, keep_fp32_wrapper=False)
+    assert fast_step(model.semantic) is not None  # accelerate leaves the class's own forward on the instance
+    torch.testing.assert_close(model.generate(**inputs, seed=1, **BRIEF), before)
+
+
+def test_a_replaced_forward_of_the_fine_stage_gets_ids(small):
+    """Not the sum of tables that our own forward takes."""
+    model, seen = copy.deepcopy(small.model), []
+    plain = model.fine_acoustics.forward
+    model.fine_acoustics.forward = lambda *args, **kwargs: seen.append(kwargs.keys()) or plain(*args, **kwargs)
+    options = {"seed": 1, "max_new_tokens": 5, "allow_early_stop": False}
+    made = model.generate(**small.processor("Hello"), **options)
+    assert len(seen) == 6
+    assert all("input_ids" in names and "inputs_embeds" not in names for names in seen)
+    torch.testing.assert_close(made, small.model.generate(**small.processor("Hello"), **options))
 
 
 @pytest.mark.parametrize("rows", [1, 3])
@@ -456,3 +573,67 @@ def test_a_text_may_bring_its_own_seed(small):
         **small.processor("the music"), seed=41, max_new_tokens=20, return_dict_in_generate=True
     )
     assert torch.equal(made[0].semantic_tokens[0], alone.semantic_tokens[0])
+
+
+# --------------------------------------------------------------------------------------------- what surrounds a call
+
+
+@pytest.fixture
+def default_device():
+    """Sets torch's default device to one that CPU tensors cannot be mixed with, as CUDA; undone after the test."""
+    yield lambda: torch.set_default_device("meta")
+    torch.set_default_device(None)
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_the_default_device_is_not_where_tensors_of_the_cpu_are_made(small, both_steps, default_device, int8):
+    """With `torch.set_default_device("cuda")`, as scripts do, they were made on the GPU and met those of the CPU."""
+    model = copy.deepcopy(small.model)
+    if int8:
+        model.quantize_int8(torch.float32)
+    texts, voices = TEXTS[:3], PRESETS[:3]
+    inputs, one = small.processor(texts, voice_preset=voices), small.processor(texts[0], voice_preset=voices[0])
+
+    def everything():
+        made = [model.generate(**inputs, seed=1, return_output_lengths=True, **BRIEF)[0]]
+        made += [model.generate(**one, seed=1, coarse_do_sample=False, **BRIEF)]
+        for lookahead, overlap in ((0.2, 0.3), (None, None)):
+            made += map(torch.from_numpy, model.stream(**one, seed=1, lookahead=lookahead, overlap=overlap, **BRIEF))
+        results = model.generate_many([one, one], batch_size=2, seed=1, **BRIEF)
+        return [*made, *(result.audio for _, result in results), *model.codec_model.encode_all([made[0][0]], 8)]
+
+    wanted = everything()
+    model.sessions.clear()
+    default_device()
+    made = everything()
+    torch.set_default_device(None)
+    for one, other in zip(made, wanted, strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_the_mode_may_change_between_two_results(small, first):
+    """A cache made in inference mode cannot be written outside it."""
+    inputs = small.processor(TEXTS[0], voice_preset=PRESETS[0])
+    calls = [
+        lambda: small.model.stream(**inputs, seed=3, overlap=0.3, lookahead=0.2, **BRIEF),
+        lambda: (out.audio[0].numpy() for _, out in small.model.generate_many([inputs] * 3, 2, seed=3, **BRIEF)),
+    ]
+    for call in calls:
+        wanted, made, results = list(call()), [], call()
+        mode = first
+        while True:
+            with torch.inference_mode(mode):
+                if (piece := next(results, None)) is None:
+                    break
+            made.append(piece)
+            mode = not mode
+        assert len(made) > 1
+        for one, other in zip(made, wanted, strict=True):
+            assert (one == other).all()
+
+
+def test_results_in_inference_mode_may_be_changed_outside(small):
+    with torch.inference_mode():
+        ((_, out),) = small.model.generate_many([small.processor(TEXTS[0])], seed=3, **BRIEF)
+    out.audio.mul_(0.5)

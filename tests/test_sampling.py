@@ -1,5 +1,6 @@
 """Filters, draws, random streams and stops: each against the original's probabilities or a case built by hand."""
 
+import copy
 from dataclasses import asdict
 from types import SimpleNamespace
 
@@ -7,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import chisquare
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LogitsProcessorList, set_seed
 
+from bark_hf import decoding, sampling
 from bark_hf.decoding import choose, pick
 from bark_hf.generation_options import FineOptions, SamplingOptions, SemanticOptions
 from bark_hf.sampling import MAX_SEED, draw, filter_logits, probabilities, random_stream, row_seeds, uniforms
@@ -439,3 +442,125 @@ def test_greedy_options_ignore_the_seed():
     options = SimpleNamespace(greedy=True)
     scores = torch.randn(20, 9)
     assert torch.equal(pick(scores, options, torch.zeros(20))[0], pick(scores, options, torch.rand(20))[0])
+
+
+# ------------------------------------------------------------------------------------------- devices without float64
+
+
+class NoFloat64(TorchDispatchMode):
+    """Makes the meta device one that has no float64, as MPS, and that can be copied from."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        copied = function is torch.ops.aten._to_copy.default and args[0].is_meta
+        if copied and kwargs.get("device") == torch.device("cpu"):
+            return torch.zeros(args[0].shape, dtype=args[0].dtype)
+        output = function(*args, **(kwargs or {}))
+        for tensor in output if isinstance(output, tuple | list) else [output]:
+            if isinstance(tensor, torch.Tensor) and tensor.is_meta and tensor.dtype == torch.float64:
+                raise TypeError(f"{function}: this device has no float64")
+        return output
+
+
+@pytest.mark.parametrize("options", [SemanticOptions(), SemanticOptions(do_sample=False), SemanticOptions(top_p=0.5)])
+def test_nothing_in_float64_reaches_a_device_without_it(monkeypatch, options):
+    """Apple's MPS: uniforms and cumulative sums in float64 failed there, in greedy runs too."""
+    monkeypatch.setattr(sampling, "has_float64", lambda device: device.type == "cpu")
+    noise, taken = torch.rand(4, dtype=torch.float64), []
+    job = SimpleNamespace(
+        drawn=0, noise=noise, legal=lambda draw: (0, 11), prompt=dict, take=lambda ids, _: taken.append(len(ids))
+    )
+    last, logits = torch.empty(2, dtype=torch.long, device="meta"), torch.empty(2, 11, device="meta")
+    model = SimpleNamespace(config=SimpleNamespace(input_vocab_size=20))
+    session = SimpleNamespace(model=model, step=lambda *_: logits, prefill=lambda *_: logits)
+    with NoFloat64():
+        decoding._start(session, 0, [job, job], last, options, 10, None)
+        decoding._advance(session, 3, [job, job], last, options, 10, None, None)
+        pick(torch.empty(2, 5, 11, device="meta"), options, torch.empty(2, 5, dtype=torch.float64))
+        with pytest.raises(TypeError, match="no float64"):
+            torch.empty(2, dtype=torch.float64).to("meta")
+    assert taken == [1, 1, 3, 3]
+
+
+def test_a_device_without_float64_samples_the_same(small, monkeypatch):
+    inputs = small.processor(["Hello world", "the music"])
+    options = {"seed": 3, "max_duration": 1.2}
+    wanted = small.model.generate(**inputs, **options)
+    monkeypatch.setattr(sampling, "has_float64", lambda device: monkeypatch.undo() or False)  # the CPU has it
+    assert torch.equal(small.model.generate(**inputs, **options), wanted)
+    assert [sampling.has_float64(torch.device(kind)) for kind in ("cpu", "cuda", "mps")] == [True, True, False]
+
+
+# ---------------------------------------------------------------------------------------------------- broken networks
+
+
+@pytest.mark.parametrize("options", [SamplingOptions(do_sample=False), SamplingOptions(temperature=0.7),
+                                     SamplingOptions(top_k=3), SamplingOptions(top_p=0.5)])  # fmt: skip
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_scores_that_are_no_numbers_give_no_id(options, value):
+    scores = torch.randn(3, 2, 7)
+    scores[1, 1, 4] = value
+    ids, _ = pick(scores, options, torch.rand(3, 2).double())
+    assert (ids == 7).nonzero().tolist() == [[1, 1]]
+    scores[0] = -torch.inf
+    assert (pick(scores, options, torch.rand(3, 2).double())[0] == 7).nonzero().tolist() == [[0, 0], [0, 1], [1, 1]]
+
+
+def breaks(stage, value, calls):
+    """Puts `value` into one logit of the last position from call number `calls` on."""
+    count = 0
+
+    def hook(head, inputs, logits):
+        nonlocal count
+        count += 1
+        if count >= calls:
+            logits = logits.clone()
+            logits[-1, ..., 3] = value
+            logits[-1, ..., 203 : 204 + CODEBOOK] = value
+        return logits
+
+    for head in getattr(stage, "lm_heads", None) or [stage.lm_head]:
+        head.register_forward_hook(hook)
+
+
+CODEBOOK = 64
+
+
+@pytest.mark.parametrize("processor", [None, LogitsProcessorList([lambda ids, scores: scores])])
+@pytest.mark.parametrize("sampled", [True, False])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_network_that_gives_nan_is_named_with_its_stage_and_step(small, value, sampled, processor):
+    """It sampled an id past the legal ones, which failed far behind as an index error, on CUDA for the whole process.
+    Greedy it went on in silence."""
+    options = {"do_sample": sampled, "logits_processor": processor} | ({"seed": 1} if sampled else {})
+    inputs = small.processor(["Hello world", "the music"])
+    model = copy.deepcopy(small.model)
+    breaks(model.semantic, value, 5)
+    with pytest.raises(RuntimeError, match=r"`semantic` gave NaN or infinite logits at step 5\b.*weights"):
+        model.generate_semantic(**inputs, allow_early_stop=False, **options)
+    breaks(model.coarse_acoustics, value, 8)
+    with pytest.raises(RuntimeError, match=r"`coarse_acoustics` gave NaN or infinite logits at step 8\b"):
+        model.generate_coarse([torch.arange(9), torch.arange(30)], **options)
+    breaks(model.fine_acoustics, value, 3)
+    with pytest.raises(RuntimeError, match=r"`fine_acoustics` gave NaN or infinite logits at codebook 4\b"):
+        model.generate_fine([torch.zeros(2, 1024, dtype=torch.long)] * 2, **options)
+
+
+@pytest.mark.parametrize("lookahead", [None, 0.3])
+def test_a_stream_names_the_stage_that_gives_nan(small, lookahead):
+    model = copy.deepcopy(small.model)
+    breaks(model.fine_acoustics, torch.nan, 3)
+    with pytest.raises(RuntimeError, match=r"`fine_acoustics` gave NaN or infinite logits at codebook 4\b"):
+        list(model.stream(**small.processor("Hello"), seed=1, lookahead=lookahead, max_new_tokens=30))
+
+
+def test_what_follows_the_end_of_a_text_may_be_nan(small):
+    """Where EOS is looked for every few steps, a row runs on behind it."""
+    model = SimpleNamespace(base_model_prefix="semantic")
+    taken = []
+    job = SimpleNamespace(drawn=2, legal=lambda draw: (0, 11), take=lambda ids, stopped: taken.append(ids.tolist()))
+    draws = [decoding.Draws(torch.tensor([one]), torch.tensor([stops])) for one, stops in ((3, False), (10, True))]
+    broken = decoding.Draws(torch.tensor([11]), torch.tensor([False]))
+    decoding._take(model, [job], [*draws, broken])
+    assert taken == [[3, 10, 11]]
+    with pytest.raises(RuntimeError, match="step 4"):
+        decoding._take(model, [job], [draws[0], broken, draws[1]])

@@ -2,6 +2,9 @@
 
 Knows nothing of Bark's stages. The network is transformers' `EncodecModel`; it stays in float32."""
 
+import math
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor, nn
 from transformers import EncodecModel
@@ -38,6 +41,11 @@ class BarkCodec(EncodecModel):
         """Where inputs belong: the accelerator of an offloaded codec, else the parameters' device."""
         return hooked_device(self) or super().device
 
+    def in_float32(self) -> AbstractContextManager:
+        """A context that keeps an autocast around it out: the network would round, and give another type."""
+        kind = self.device.type
+        return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
+
     def forward(
         self,
         input_values: Tensor | None = None,
@@ -47,14 +55,16 @@ class BarkCodec(EncodecModel):
         **kwargs,
     ):
         """Codes alone, (B, K, T), give the waveform (B, N), and waveforms (B, 1, N) with `n_codebooks` their codes;
-        else `EncodecModel.forward`. One door for all, since an offloaded codec has its weights in calls of it only."""
-        if input_values is None and audio_codes is not None:
-            return self.decode(audio_codes[None], [None]).audio_values[:, 0]
-        if n_codebooks is not None:
-            bits = torch.tensor(self.config.codebook_size).log2().item()
-            bandwidth = (n_codebooks + 0.5) * self.config.frame_rate * bits / 1000  # kbps, rounded down to n codebooks
-            return self.quantizer.encode(self.encoder(input_values), bandwidth).transpose(0, 1)
-        return super().forward(input_values, *args, audio_codes=audio_codes, **kwargs)
+        else `EncodecModel.forward`. One door for all, since an offloaded codec has its weights in calls of it only.
+        All of it runs in float32, under autocast too."""
+        with self.in_float32():
+            if input_values is None and audio_codes is not None:
+                return self.decode(audio_codes[None], [None]).audio_values[:, 0]
+            if n_codebooks is not None:
+                bits = math.log2(self.config.codebook_size)
+                bandwidth = (n_codebooks + 0.5) * self.config.frame_rate * bits / 1000  # kbps, rounded down
+                return self.quantizer.encode(self.encoder(input_values), bandwidth).transpose(0, 1)
+            return super().forward(input_values, *args, audio_codes=audio_codes, **kwargs)
 
     @property
     def is_causal(self) -> bool:
@@ -67,7 +77,7 @@ class BarkCodec(EncodecModel):
 
         A causal codec decodes a row with up to an eighth more frames and cuts them off: a CPU's library keeps memory
         for every length that it meets. A CPU takes the rows one by one, which is twice as fast."""
-        waves: list[Tensor] = [torch.zeros(0, device=self.device) for _ in codes]
+        waves: list[Tensor] = [torch.zeros(0, dtype=torch.float32, device=self.device) for _ in codes]
         by_length: dict[int, list[int]] = {}
         for row, one in enumerate(codes):
             if one.shape[-1]:
@@ -91,7 +101,7 @@ class BarkCodec(EncodecModel):
     @torch.inference_mode()
     def encode_all(self, waves: list[Tensor], n_codebooks: int) -> list[Tensor]:
         """List of (N_i,) waveforms at the codec's sample rate -> list of (n_codebooks, T_i) codes, one by one."""
-        return [self(wave.to(self.device)[None, None], n_codebooks=n_codebooks)[0] for wave in waves]
+        return [self(wave.to(self.device, torch.float32)[None, None], n_codebooks=n_codebooks)[0] for wave in waves]
 
     def _apply(self, fn, recurse=True):
         def keep_dtype(tensor):

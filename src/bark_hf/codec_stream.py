@@ -39,19 +39,23 @@ class CodecStream:
         codes = torch.cat(self.waiting, dim=1)
         if codes.shape[1] < self.needed:
             self.waiting = [codes]
-            return torch.zeros(0)
+            return _silence()
         self.waiting, self.needed = [], 1
-        found = self.codec.quantizer.decode(codes[:, None].to(self.codec.device))
-        for step in self.steps:
-            found = step(found)
+        with self.codec.in_float32():
+            found = self.codec.quantizer.decode(codes[:, None].to(self.codec.device))
+            for step in self.steps:
+                found = step(found)
         return found[0, 0]
 
     @torch.inference_mode()
     def end(self) -> Tensor:
         """(N,) what was held back: an utterance shorter than the first convolution's reach, or all of it."""
-        codes = torch.cat(self.waiting, dim=1) if self.waiting else torch.zeros(0, 0)
-        self.waiting = []
-        return self.codec.decode_all([codes])[0] if codes.shape[1] else torch.zeros(0)
+        codes, self.waiting = self.waiting, []
+        return self.codec.decode_all([torch.cat(codes, dim=1)])[0] if codes else _silence()
+
+
+def _silence() -> Tensor:
+    return torch.zeros(0, dtype=torch.float32, device="cpu")
 
 
 class _Convolution:

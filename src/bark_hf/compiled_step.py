@@ -4,9 +4,7 @@ Computes what `fast_step` does; knows nothing of what ids mean, or of sampling. 
 for some seconds, and numba keeps the result on disk."""
 
 import math
-import threading
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -28,7 +26,6 @@ PARALLEL = {"prange": True} | dict.fromkeys(
     ["comprehension", "reduction", "inplace_binop", "setitem", "numpy", "stencil", "fusion"], False
 )
 SET, GELU, ADD = range(3)  # what becomes of a product: it is put, put through GELU, or added
-_lock = threading.Lock()
 
 
 def _compiled(**options) -> Callable[[Callable], Callable]:
@@ -195,7 +192,11 @@ class CompiledStep:
         self.most = numba.get_num_threads()
         if torch.get_num_threads() != threads:  # its first call starts OpenMP's threads, which are torch's as well
             torch.set_num_threads(threads)
-        self.turn = _lock if numba.threading_layer() == "workqueue" else nullcontext()  # one that takes no two threads
+        if numba.threading_layer() == "workqueue":
+            raise RuntimeError(
+                "its threading layer is `workqueue`, which ends the process where two threads use it at a time; "
+                "install another, such as `tbb` from PyPI"
+            )
         self.cache: Any = None  # of the last call, and its layers' arrays
         self.layers: list[tuple[Array, Array]] = []
 
@@ -212,11 +213,10 @@ class CompiledStep:
         if threads != before:
             numba.set_num_threads(threads)
         try:
-            with self.turn:
-                for block, layer in zip(self.blocks, self.layers, strict=True):
-                    _through_block(x, block, layer, at, scratch)
-                _normalize(x, self.norm, normal)
-                _multiply(normal, head, SET, logits)
+            for block, layer in zip(self.blocks, self.layers, strict=True):
+                _through_block(x, block, layer, at, scratch)
+            _normalize(x, self.norm, normal)
+            _multiply(normal, head, SET, logits)
         finally:
             if threads != before:
                 numba.set_num_threads(before)

@@ -3,6 +3,7 @@
 Knows nothing of text, codebooks or audio: only a causal model, a cache with a length per row, legal id ranges."""
 
 import threading
+import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
@@ -11,8 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from .fast_step import FastStep, fast_step
-from .sampling import draw, probabilities
+from .sampling import draw, probabilities, uniforms_device
 from .static_step import StaticStep
+
+
+def on_device(numbers: list[int], device: torch.device) -> Tensor:
+    """(n,) int64 on the device; CUDA copies them from pinned memory, for which the host does not wait."""
+    pinned = device.type == "cuda"
+    return torch.tensor(numbers, device="cpu", pin_memory=pinned).to(device, non_blocking=pinned)
 
 
 class RowCache:
@@ -27,7 +34,7 @@ class RowCache:
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
         self.rows = slice(0, 0)
         self.start: int | None = 0
-        self.positions = torch.empty(0)
+        self.positions = torch.empty(0, device="cpu")
         self.limit = 0
         self.mask: Tensor | None = None
 
@@ -49,6 +56,11 @@ class RowCache:
             values.scatter_(2, index, value)
         return keys[:, :, : self.limit], values[:, :, : self.limit]
 
+    def convert(self, dtype: torch.dtype) -> None:
+        """Keeps keys and values in `dtype` from here on."""
+        self.dtype = dtype
+        self.layers = {i: (keys.to(dtype), values.to(dtype)) for i, (keys, values) in self.layers.items()}
+
     def move(self, source: int, target: int) -> None:
         """Copies one row over another."""
         for keys, values in self.layers.values():
@@ -63,7 +75,7 @@ class DecodeSession:
     positions from seeing the pad, and the row's own steps then overwrite it. Not shared between calls or threads."""
 
     def __init__(self, model, slots: int, capacity: int, cache_dtype: torch.dtype | None = None):
-        self.model = model
+        self.model: Any = model
         self.cache = RowCache(slots, min(capacity, model.config.block_size), cache_dtype)
         self.lengths = [0] * slots
         self.fast: FastStep | None = None
@@ -87,7 +99,7 @@ class DecodeSession:
         cache.mask = None  # from position 0 on causality says it all
         if min(lengths) == width:
             return self._forward(legal, 1, **inputs)
-        return self._forward(legal, torch.tensor(lengths, device=device)[:, None] - 1, **inputs)
+        return self._forward(legal, on_device(lengths, device)[:, None] - 1, **inputs)
 
     def step(self, ids: Tensor, legal: tuple[int, int] | None) -> Tensor:
         """(n,) ids for the first n rows, each appended to its row -> (n, V) logits for the next ones."""
@@ -96,14 +108,14 @@ class DecodeSession:
         self.lengths[:count] = [length + 1 for length in lengths]
         if self.static is not None and self.fast is not None:
             self.static.step = self.fast
-            return self.static(ids, lengths, legal)
+            return self.static(ids, on_device(lengths, ids.device)[:, None], max(lengths) + 1, legal)
         cache, longest = self.cache, max(lengths) + 1
         even = longest == min(lengths) + 1
         cache.rows, cache.limit = slice(0, count), longest
         cache.start = longest - 1 if even else None
         cache.mask = None
         if self.fast is None or not even:
-            cache.positions = torch.tensor(lengths, device=ids.device)[:, None]
+            cache.positions = on_device(lengths, ids.device)[:, None]
         if not even:
             visible = torch.arange(longest, device=ids.device) <= cache.positions
             cache.mask = visible[:, None, None]
@@ -132,7 +144,8 @@ class DecodeSession:
 class SessionPool:
     """Sessions that are kept between calls, so that caches are allocated once. Two calls at a time never share one.
 
-    Copies and pickles of a pool are empty. `clear` drops what is free; what is in use goes when it comes back."""
+    Copies and pickles of a pool are empty. `clear` drops what is free; what is in use goes when it comes back.
+    What is free does not keep its model in memory, and goes when the model has gone."""
 
     KEPT = 4
 
@@ -151,16 +164,20 @@ class SessionPool:
         mode = torch.is_inference_mode_enabled(), torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind)
         fast = fast_step(model)
         cache_dtype = None if fast is None else fast.cache_dtype(slots)
-        key = (id(model), weights, slots, capacity, model.device, model.dtype, cache_dtype, mode)
+        plain = fast is None  # keys and values may then come in another type, as from a forward with autocast inside
+        key = (weakref.ref(model), weights, slots, capacity, model.device, model.dtype, cache_dtype, plain, mode)
         with self._lock:
+            self._free = [one for one in self._free if one[0][0]() is not None]
             found = [i for i, (other, _) in enumerate(self._free) if other == key]
             session = self._free.pop(found[0])[1] if found else DecodeSession(model, slots, capacity, cache_dtype)
             age = self._age
             if not found and self.static:
                 session.static = StaticStep(session.cache)
-        session.fast = fast
+        session.model, session.fast = model, fast
         yield session
-        session.fast = None
+        session.model = session.fast = None
+        if session.static is not None:
+            session.static.step = None
         with self._lock:  # a session that an error interrupted is not kept
             if age == self._age:
                 self._free = [*self._free, (key, session)][-self.KEPT :]
@@ -201,7 +218,7 @@ class Job(Protocol):
 
 
 class Draws(NamedTuple):
-    ids: Tensor  # (n,) what each row drew
+    ids: Tensor  # (n,) what each row drew; past its last legal id where the network gave NaN
     stopped: Tensor  # (n,) bool: the row ends here and this id is not part of it
 
 
@@ -263,26 +280,31 @@ def _start(session, first: int, jobs: list[Any], last: Tensor, options, eos, log
     prompts = [job.prompt() for job in jobs]
     shown = _shown(jobs, 0, logits_processor)
     logits = session.prefill(first, prompts, shown)
-    noise = torch.stack([job.noise[job.drawn] for job in jobs]).to(last.device)
+    noise = torch.stack([job.noise[job.drawn] for job in jobs]).to(uniforms_device(last.device))
     draws = _draw(logits, jobs, 0, shown, options, noise, eos, logits_processor, [])
-    last.copy_(draws.ids)
-    _take(jobs, [draws])
+    _feed(session.model, draws, last)
+    _take(session.model, jobs, [draws])
 
 
 def _advance(session, steps: int, jobs: list[Any], last: Tensor, options, eos, logits_processor, report) -> None:
     """Takes all rows `steps` draws on; nothing here waits for the device before the last one."""
     if not steps:
         return
-    noise = torch.stack([job.noise[job.drawn : job.drawn + steps] for job in jobs]).to(last.device)
+    noise = torch.stack([job.noise[job.drawn : job.drawn + steps] for job in jobs]).to(uniforms_device(last.device))
     made: list[Draws] = []
     for step in range(steps):
         shown = _shown(jobs, step, logits_processor)
         logits = session.step(last, shown)
         made.append(_draw(logits, jobs, step, shown, options, noise[:, step], eos, logits_processor, made))
-        last.copy_(made[-1].ids)
+        _feed(session.model, made[-1], last)
         if report is not None:
             report(jobs, step + 1, made[-1].ids)
-    _take(jobs, made)
+    _take(session.model, jobs, made)
+
+
+def _feed(model, draws: Draws, last: Tensor) -> None:
+    """The next step's input, into `last` (n,); an id that is none must not reach the embedding before it is seen."""
+    torch.clamp(draws.ids, max=model.config.input_vocab_size - 1, out=last)
 
 
 def _runs(rows: list[int]) -> Iterator[tuple[int, int]]:
@@ -313,7 +335,7 @@ def _draw(logits, jobs, ahead: int, shown, options, noise, eos, logits_processor
     width = ranges[0][1] - firsts[0]
     if len(set(firsts)) == 1:
         return choose(scores[:, firsts[0] - offset :][:, :width], firsts[0], options, noise, eos)
-    origin = torch.tensor(firsts, device=scores.device)
+    origin = on_device(firsts, scores.device)
     scores = scores.gather(1, (origin - offset)[:, None] + torch.arange(width, device=scores.device))
     return choose(scores, origin, options, noise, eos)
 
@@ -330,12 +352,25 @@ def choose(scores: Tensor, origin, options, noise: Tensor, eos: int | None = Non
 
 
 def pick(scores: Tensor, options, uniforms: Tensor, watched: int | None = None) -> tuple[Tensor, Tensor | None]:
-    """(..., V) scores -> (...) ids and the `watched` id's probability (...); argmax is the limit of temperature 0."""
+    """(..., V) scores -> (...) ids and the `watched` id's probability (...); argmax is the limit of temperature 0.
+
+    Scores that are NaN or infinite give V, which is no id: whoever looks at the ids says so (`not_finite`)."""
     if options.greedy:
         ids = scores.argmax(-1)
+        finite = scores.gather(-1, ids.unsqueeze(-1)).squeeze(-1).isfinite()
+        ids = torch.where(finite, ids, scores.shape[-1])
         return ids, None if watched is None else (ids == watched).float()
     probs = probabilities(scores, options.temperature, options.top_k, options.top_p)
-    return draw(probs, uniforms.to(probs.device)), None if watched is None else probs[..., watched]
+    return draw(probs, uniforms.to(uniforms_device(probs.device))), None if watched is None else probs[..., watched]
+
+
+def not_finite(model, step: str) -> RuntimeError:
+    """The error for a network whose logits nothing can be sampled from."""
+    return RuntimeError(
+        f"The network `{model.base_model_prefix}` gave NaN or infinite logits at {step}. Either its weights are "
+        "broken (look for NaN in them), or numbers are too large for its type: float16 overflows, so pass "
+        "dtype=torch.bfloat16 or torch.float32 to `from_pretrained`."
+    )
 
 
 def process(scores: Tensor, first: int, end: int, logits_processor, generated: Tensor | None) -> Tensor:
@@ -346,13 +381,15 @@ def process(scores: Tensor, first: int, end: int, logits_processor, generated: T
     masked[:, first:end] = scores[:, first:end]
     if generated is None:
         generated = torch.zeros(len(scores), 0, dtype=torch.long, device=scores.device)
-    scores = logits_processor(generated, masked)
-    if not scores[:, first:end].amax(-1).isfinite().all():
+    processed = logits_processor(generated, masked)
+    if not processed[:, first:end].amax(-1).isfinite().all():
+        if not scores[:, first:end].amax(-1).isfinite().all():
+            return scores  # not the processor's doing: sampling shows it
         raise ValueError(
             f"`logits_processor` left no id to draw: among the legal ids, {first} to {end - 1}, every row needs a "
             "finite score, and none may be NaN or +inf. Forbid fewer ids."
         )
-    return scores
+    return processed
 
 
 def _processed(scores: Tensor, jobs: list[Any], ranges, logits_processor, made: list[Draws]) -> Tensor:
@@ -369,7 +406,12 @@ def _processed(scores: Tensor, jobs: list[Any], ranges, logits_processor, made: 
     return torch.cat([process(one, first, end, logits_processor, ids[None]) for one, (first, end), ids in rows])
 
 
-def _take(jobs: list[Any], made: list[Draws]) -> None:
+def _take(model, jobs: list[Any], made: list[Draws]) -> None:
     ids, stopped = torch.stack([d.ids for d in made], dim=1).cpu(), torch.stack([d.stopped for d in made], dim=1).cpu()
     for job, one, stop in zip(jobs, ids, stopped, strict=True):
+        for step, (number, stops) in enumerate(zip(one.tolist(), stop.tolist(), strict=True), start=job.drawn):
+            if number >= job.legal(step)[1]:
+                raise not_finite(model, f"step {step + 1}")
+            if stops:
+                break
         job.take(one, stop)

@@ -3,8 +3,11 @@
 Restates the stage's forward for one new position a row; knows nothing of sampling or of what the ids mean."""
 
 import os
-from collections.abc import Callable
+import threading
+import warnings
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
+from types import MethodType
 from typing import Any
 
 import torch
@@ -18,6 +21,15 @@ ONEDNN_FROM = 500_000  # weights: a call of oneDNN's takes 20 us longer, which a
 PROCESS = os.getpid()  # a fork of it must not use its OpenMP threads, which numba's loops would wait for
 COMPILED = torch.float32, torch.bfloat16
 COMPILED_ROWS = 8  # beyond, arithmetic takes the time, and torch has the better kernels
+LAYERS = nn.Embedding, nn.LayerNorm, nn.Linear, nn.GELU, nn.Dropout, Int8Linear
+_stock_forwards: set[Callable] = {kind.forward for kind in LAYERS}
+_numba_failed = threading.Event()  # in this process, which then has no more of it
+
+
+def stock_forward(kind: type[nn.Module]) -> type[nn.Module]:
+    """Decorates a class whose forward faster code replicates, where a module still has it; any other is called."""
+    _stock_forwards.add(kind.forward)
+    return kind
 
 
 class FastStep:
@@ -58,7 +70,13 @@ class FastStep:
         place = self.places[start] if start is not None else self.places[cache.positions[:, 0]]
         hidden = self.tokens[ids] + place
         if self.compiled is not None and len(ids) <= self.compiled_rows:
-            return self.compiled(hidden, cache, legal)
+            try:
+                return self.compiled(hidden, cache, legal)
+            except Exception as error:  # it compiles, and reads numba's files, when it is first called
+                _give_up_numba(error)
+                self.compiled = None
+                cache.convert(self.tokens.dtype)
+                hidden = self.tokens[ids] + place  # it may have changed the other
         hidden = layer_norm(self._through_blocks(hidden, cache), (self.width,), *self.norm)
         if legal is not None and self.head_product is not None and self.head.bias is None:
             return self.head_product(hidden, self.head.weight[legal[0] : legal[1]], None)
@@ -94,19 +112,47 @@ class FastStep:
 
 def fast_step(model) -> FastStep | None:
     """A `FastStep` where it does what the forward does: no hooks (offload, users'), no dropout, nothing replaced."""
-    if model.training or any(_hooked(part) for part in model.modules()):
+    if any(_hooked(part) for part in model.modules()):
         return None
-    tables = model.input_embeds_layer, model.position_embeds_layer
-    norms = [norm for block in model.layers for norm in (block.layernorm_1, block.layernorm_2)]
-    norms.append(model.layernorm_final)
-    if {type(table) for table in tables} != {nn.Embedding} or {type(norm) for norm in norms} != {nn.LayerNorm}:
-        return None  # an adapter's, which does more than its weight says
-    return FastStep(model)
+    return FastStep(model) if all(_is_stock(part, kind) for part, kind in _parts(model)) else None
+
+
+def _parts(model) -> Iterator[tuple[nn.Module, type[nn.Module] | None]]:
+    """The modules that the step replicates, each before those inside it, and torch's class that each must be.
+
+    All but the linear layers, which it calls where they are not plain."""
+    yield model, None
+    yield from ((model.input_embeds_layer, nn.Embedding), (model.position_embeds_layer, nn.Embedding))
+    yield from ((model.drop, nn.Dropout), (model.layernorm_final, nn.LayerNorm))
+    for block in model.layers:
+        yield block, None
+        yield from ((block.layernorm_1, nn.LayerNorm), (block.layernorm_2, nn.LayerNorm))
+        yield from ((block.attn, None), (block.mlp, None))
+        yield from ((block.attn.resid_dropout, nn.Dropout), (block.mlp.dropout, nn.Dropout), (block.mlp.gelu, nn.GELU))
+
+
+def _is_stock(module: nn.Module, kind: type[nn.Module] | None) -> bool:
+    """Whether a call of the module does what its class, `kind` where it is torch's, does without training."""
+    if module.training or not has_stock_forward(module) or (kind is not None and type(module) is not kind):
+        return False
+    if isinstance(module, nn.Embedding):
+        return type(module.weight) is nn.Parameter and module.max_norm is None
+    if isinstance(module, nn.LayerNorm):
+        return type(module.weight) is nn.Parameter
+    return not isinstance(module, nn.GELU) or module.approximate == "none"
+
+
+def has_stock_forward(module: nn.Module) -> bool:
+    """Whether a call of the module runs a forward that is known here, and nothing else: not a subclass's, nor one
+    that was put on the instance (as accelerate's `prepare` does for mixed precision), nor hooks."""
+    forward = module.forward
+    unchanged = isinstance(forward, MethodType) and forward.__self__ is module and forward.__func__ in _stock_forwards
+    return unchanged and not _hooked(module)
 
 
 def is_plain(module: nn.Module) -> bool:
     """A linear layer whose weight may be read as it is: no subclass, no hook, no quantized or sharded tensor."""
-    return type(module) is nn.Linear and type(module.weight) is nn.Parameter and not _hooked(module)
+    return type(module) is nn.Linear and type(module.weight) is nn.Parameter and has_stock_forward(module)
 
 
 def _hooked(module: nn.Module) -> bool:
@@ -134,16 +180,34 @@ def _compiled_step(model) -> Callable[[Tensor, Any, tuple[int, int] | None], Ten
         linears += block.attn.att_proj, block.attn.out_proj, block.mlp.in_proj, block.mlp.out_proj
     if (
         find_spec("numba") is None
+        or _numba_failed.is_set()
         or os.getpid() != PROCESS
         or torch.is_autocast_enabled("cpu")
         or any(weight.device.type != "cpu" or weight.dtype not in COMPILED for weight in weights)
         or not all(weight.is_contiguous() for weight in weights)
-        or not all(is_plain(one) or (type(one) is Int8Linear and not _hooked(one)) for one in linears)
+        or not all(is_plain(one) or (type(one) is Int8Linear and has_stock_forward(one)) for one in linears)
     ):
         return None
-    from .compiled_step import CompiledStep, usable  # numba takes a while to import
+    try:
+        from .compiled_step import CompiledStep, usable  # numba takes a while to import
 
-    return CompiledStep(model) if usable() else None
+        return CompiledStep(model) if usable() else None
+    except Exception as error:
+        _give_up_numba(error)
+        return None
+
+
+def _give_up_numba(error: Exception) -> None:
+    """Warns, once in a process. Speed is all that is lost: whatever fails in numba must not end a generation."""
+    if not _numba_failed.is_set():
+        _numba_failed.set()
+        warnings.warn(
+            f"Decoding steps compiled by numba failed ({type(error).__name__}: {error}); this process takes torch's, "
+            "which are slower. A full disk or damaged files in numba's cache can cause this: make room, delete the "
+            "`__pycache__` folder of bark_hf, or set NUMBA_CACHE_DIR to another folder. NUMBA_DISABLE_JIT=1 goes "
+            "without numba and without this warning.",
+            stacklevel=2,
+        )
 
 
 def _product_for(weight: Tensor) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:

@@ -140,6 +140,7 @@ class BarkGenerationMixin:
         slots = check_batch_size(batch_size, None)
         return self._generate_many(run, _requests(inputs, processor, seed, run.vocabulary), slots)
 
+    @torch.inference_mode(False)  # one mode for the whole run, whatever surrounds each `next`
     @torch.no_grad()
     def _generate_many(
         self, run: Run, requests: Iterator[Request], slots: int
@@ -200,6 +201,7 @@ class BarkGenerationMixin:
         ahead = None if overlap is None else round(overlap * run.vocabulary.semantic_rate_hz)
         return self._stream(run, Request(0, texts[0], voice, row_seed), frames, ahead)
 
+    @torch.inference_mode(False)
     @torch.no_grad()
     def _stream(self, run: Run, request: Request, lookahead: int | None, ahead: int | None) -> Iterator[np.ndarray]:
         for audio in stream_audio(run, request, lookahead, ahead):
@@ -302,7 +304,7 @@ class BarkGenerationMixin:
         """Speaks a few ids for `batch_size` rows, so that caches are allocated and kernels chosen; returns seconds."""
         start = time.perf_counter()
         for rows in sorted({1, batch_size}):  # one row takes other kernels than many
-            ids = torch.ones(rows, 1, dtype=torch.long)
+            ids = torch.ones(rows, 1, dtype=torch.long, device="cpu")
             self.generate(ids, seed=0, max_new_tokens=4, allow_early_stop=False)
         return time.perf_counter() - start
 

@@ -85,7 +85,7 @@ def check_ids(rows, shape: tuple[int | None, ...], size: int, name: str) -> list
 
 def _mask_tensor(value) -> Tensor:
     try:
-        return torch.as_tensor(value).detach().cpu()
+        return torch.as_tensor(value, device="cpu").detach()
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise ValueError(f"`attention_mask` must be a tensor or array of 0 and 1: {error}") from error
 

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .decoding import pick, process, run_jobs
+from .decoding import not_finite, pick, process, run_jobs
+from .fast_step import has_stock_forward
 from .sampling import random_stream, uniforms
 from .vocabulary import Vocabulary
 
@@ -27,9 +28,9 @@ class Progress(NamedTuple):
 def semantic_prompt(text: Tensor, voice, vocabulary: Vocabulary) -> dict[str, Tensor]:
     """input_ids (257,): the text padded on the right, the infer token; history_ids (256,), pads without a voice."""
     v, width = vocabulary, vocabulary.max_input_semantic_length
-    history = torch.zeros(0, dtype=torch.long)
+    history = torch.zeros(0, dtype=torch.long, device="cpu")
     if voice is not None:
-        history = torch.tensor(voice["semantic_prompt"])[-width:]
+        history = torch.tensor(voice["semantic_prompt"], device="cpu")[-width:]
     text = nn.functional.pad(v.encode_text(text), (0, width - len(text)), value=v.text_pad_token)
     return {
         "input_ids": nn.functional.pad(text, (0, 1), value=v.semantic_infer_token),
@@ -69,7 +70,7 @@ class SemanticJob:
 
     @property
     def ids(self) -> Tensor:
-        return torch.cat(self._ids) if self._ids else torch.zeros(0, dtype=torch.long)
+        return torch.cat(self._ids) if self._ids else torch.zeros(0, dtype=torch.long, device="cpu")
 
 
 class CoarseJob:
@@ -92,9 +93,9 @@ class CoarseJob:
     def _history(self, voice) -> tuple[Tensor, Tensor]:
         """The kept ends of a voice; the last frame goes, for time alignment, as in the original."""
         if voice is None:
-            return torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long)
-        v, semantic = self.vocabulary, torch.tensor(voice["semantic_prompt"])
-        coarse = v.flatten_codes(torch.tensor(voice["coarse_prompt"]))
+            return torch.zeros(0, dtype=torch.long, device="cpu"), torch.zeros(0, dtype=torch.long, device="cpu")
+        v, semantic = self.vocabulary, torch.tensor(voice["semantic_prompt"], device="cpu")
+        coarse = v.flatten_codes(torch.tensor(voice["coarse_prompt"], device="cpu"))
         n_semantic = min(
             v.max_semantic_history(self.options.max_coarse_history),
             len(semantic) - len(semantic) % 2,
@@ -117,7 +118,7 @@ class CoarseJob:
         semantic = self.semantic[self.first(self.drawn) :][: v.max_coarse_input_length]
         pad = v.max_coarse_input_length - len(semantic)
         semantic = nn.functional.pad(semantic, (0, pad), value=v.coarse_semantic_pad_token)
-        infer = torch.tensor([v.coarse_infer_token])
+        infer = torch.tensor([v.coarse_infer_token], device="cpu")
         return {"input_ids": torch.cat([semantic, infer, self.coarse[-self.options.max_coarse_history :]])}
 
     def budget(self) -> int:
@@ -198,10 +199,10 @@ class FineRow:
         v = vocabulary
         self.n_frames = coarse.shape[1]
         self.window, self.hop = v.max_fine_input_length, v.max_fine_input_length - v.max_fine_history_length
-        frames = torch.full((self.n_frames, v.n_fine_codebooks), v.fine_pad, dtype=torch.long)
+        frames = torch.full((self.n_frames, v.n_fine_codebooks), v.fine_pad, dtype=torch.long, device="cpu")
         frames[:, : v.n_coarse_codebooks] = coarse.t()
         if voice is not None:
-            history = torch.tensor(voice["fine_prompt"])[:, -v.max_fine_history_length :].t()
+            history = torch.tensor(voice["fine_prompt"], device="cpu")[:, -v.max_fine_history_length :].t()
             frames = torch.cat([history, frames])
         self.n_history = len(frames) - self.n_frames
         self.frames = nn.functional.pad(frames, (0, 0, 0, max(0, self.window - len(frames))), value=v.fine_pad)
@@ -254,7 +255,7 @@ def fill(
         window.predict(options, one, processor)
         if report is not None:
             report(Progress("fine", loop * len(draws) + done, loops * len(draws)))
-    for row, (start, first), made in zip(rows, spans, window.frames.cpu(), strict=True):
+    for row, (start, first), made in zip(rows, spans, window.result(), strict=True):
         row.frames[start + first : start + row.window] = made[first:]
 
 
@@ -268,10 +269,11 @@ class FineWindow:
         self.model, self.frames, self.vocabulary = model, frames, vocabulary
         self.codebook = vocabulary.n_coarse_codebooks
         self.used = frames.shape[1] - min(firsts)  # the last frames, which some row fills
-        at = torch.arange(frames.shape[1] - self.used, frames.shape[1])
-        self.filled = (at >= torch.tensor(firsts)[:, None]).to(frames.device)
+        at = torch.arange(frames.shape[1] - self.used, frames.shape[1], device="cpu")
+        self.filled = (at >= torch.tensor(firsts, device="cpu")[:, None]).to(frames.device)
         self.settled: Tensor | None = None
-        if "_hf_hook" not in model.__dict__:  # a hook may move the tables only for the model's own forward
+        # a hook may move the tables only for the model's own forward, and another forward wants its own input
+        if has_stock_forward(model) and has_stock_forward(model.input_embeds_layers):
             self.settled = model.input_embeds_layers(frames, self.codebook - 1)
 
     def predict(self, options, noise: Tensor, processor=None) -> None:
@@ -296,6 +298,16 @@ class FineWindow:
         if self.settled is not None:
             self.settled = self.settled + self._table(codebook)
         self.codebook += 1
+
+    def result(self) -> Tensor:
+        """The frames so far, on the CPU. Raises RuntimeError where the network gave NaN."""
+        frames = self.frames.cpu()
+        given = self.vocabulary.n_coarse_codebooks
+        made = frames[:, -self.used :, given : self.codebook][self.filled.cpu()]  # (N, codebooks made)
+        broken = (made >= self.vocabulary.codebook_size).any(0).nonzero()
+        if len(broken):
+            raise not_finite(self.model, f"codebook {given + int(broken[0])}")
+        return frames
 
     def _table(self, codebook: int) -> Tensor:
         return self.model.input_embeds_layers[codebook](self.frames[..., codebook])

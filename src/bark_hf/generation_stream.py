@@ -106,7 +106,7 @@ class _GrowingCoarseJob(CoarseJob):
     """A coarse job whose semantic ids are still coming."""
 
     def __init__(self, semantic: SemanticJob, voice, options, vocabulary: Vocabulary, seed: int):
-        most = torch.zeros(semantic.total, dtype=torch.long)
+        most = torch.zeros(semantic.total, dtype=torch.long, device="cpu")
         super().__init__(0, most, voice, options, vocabulary, seed)  # noise for as many as there can be
         self.history, self.limit, self.whole = self.semantic[: self.n_semantic_history], self.total, False
 
@@ -129,7 +129,7 @@ def _growing_windows(run: Run, request: Request, lookahead: int):
     frames at least, until the last."""
     vocabulary, model = run.vocabulary, run.model.fine_acoustics
     window, k = vocabulary.max_fine_input_length, vocabulary.n_coarse_codebooks
-    row = FineRow(torch.zeros(k, 0, dtype=torch.long), request.voice, vocabulary)
+    row = FineRow(torch.zeros(k, 0, dtype=torch.long, device="cpu"), request.voice, vocabulary)
     history = row.frames[: row.n_history]
     settled, noise = history, _Noise(vocabulary, request.seed)
     coarse, frames = yield
@@ -147,7 +147,7 @@ def _growing_windows(run: Run, request: Request, lookahead: int):
             made = FineWindow(model, inside[None].to(model.device), [len(settled) - start], vocabulary)
             for draws in noise.at(start):
                 made.predict(run.fine_options, draws[None], run.processor)
-            settled = torch.cat([settled, made.frames[0].cpu()[len(settled) - start : until - start]])
+            settled = torch.cat([settled, made.result()[0][len(settled) - start : until - start]])
         coarse, frames = yield settled[begun:].t()
 
 
@@ -178,7 +178,7 @@ def _whole_windows(run: Run, request: Request):
             coarse, frames = yield coarse.new_zeros(vocabulary.n_fine_codebooks, 0)
             continue
         if row is None:
-            blank = torch.full((coarse.shape[0], frames), vocabulary.fine_pad)
+            blank = torch.full((coarse.shape[0], frames), vocabulary.fine_pad, device="cpu")
             row = FineRow(blank, request.voice, vocabulary)
         known = row.n_history + coarse.shape[1]
         row.frames[row.n_history : known, : coarse.shape[0]] = coarse.t()

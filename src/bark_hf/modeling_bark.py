@@ -17,7 +17,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from .codec import BarkCodec, hooked_device
 from .configuration_bark import BarkCoarseConfig, BarkConfig, BarkFineConfig, BarkSemanticConfig, BarkSubModelConfig
 from .decoding import RowCache, SessionPool
-from .fast_step import is_plain
+from .fast_step import is_plain, stock_forward
 from .generation_bark import BarkGenerationMixin
 from .generation_configuration_bark import BarkGenerationConfig
 from .generation_single_stage import (
@@ -52,6 +52,7 @@ def eager_attention_forward(
     return (weights @ value).transpose(1, 2), weights
 
 
+@stock_forward
 class BarkAttention(nn.Module):
     """Multi-head self-attention with a fused projection in q, k, v order; causal or not is a flag."""
 
@@ -99,6 +100,7 @@ class BarkAttention(nn.Module):
         return "sdpa" if wanted != "eager" and isinstance(cache, RowCache) else wanted
 
 
+@stock_forward
 class BarkMLP(nn.Module):
     def __init__(self, config: BarkSubModelConfig):
         super().__init__()
@@ -111,6 +113,7 @@ class BarkMLP(nn.Module):
         return self.dropout(self.out_proj(self.gelu(self.in_proj(hidden_states))))
 
 
+@stock_forward
 class BarkBlock(GradientCheckpointingLayer):
     """Pre-norm block. LayerNorms follow `bias` where causal and always have one in the fine stage."""
 
@@ -219,6 +222,7 @@ class BarkStage(BarkPreTrainedModel):
         )
 
 
+@stock_forward
 class BarkCausalModel(BarkStage, CausalStageGenerationMixin):
     """A causal stage: `input_vocab_size` embeddings, an untied head of `output_vocab_size`."""
 
@@ -342,6 +346,7 @@ class BarkCoarseModel(CoarseGenerationMixin, BarkCausalModel):
         return embeddings
 
 
+@stock_forward
 class BarkCodebookEmbeddings(nn.ModuleList):
     """One embedding table for each codebook; called as one module, so that hooks on it see its output."""
 
@@ -356,6 +361,7 @@ class BarkCodebookEmbeddings(nn.ModuleList):
         return embeds
 
 
+@stock_forward
 class BarkFineModel(FineStageGenerate, BarkStage):
     """Codebooks to the next codebook, not causal: 8 embedding tables, 7 heads; head i is tied to table i + 1."""
 
@@ -424,6 +430,7 @@ class BarkFineModel(FineStageGenerate, BarkStage):
         `logits_range` cuts the vocabulary to [first, end).
 
         The input is the sum of the tables of codebooks 0..codebook_idx, so codebook_idx itself is read at its old id.
+<<<<<<< HEAD
         `codebook_idx` is one for all or (B,), each row's own; without it, the first codebook that has a head,
         `config.n_codes_given`. `labels` (B, T) are that codebook's ids, not shifted; -100 is ignored;
         `num_items_in_batch` sets the loss's divisor."""
@@ -436,6 +443,11 @@ class BarkFineModel(FineStageGenerate, BarkStage):
                 "the codes by name: model(input_ids=codes, codebook_idx=2)."
             )
         codebooks = torch.as_tensor(codebook_idx).flatten().tolist()
+=======
+        `codebook_idx` is one for all or (B,), each row's own. `labels` (B, T) are that codebook's ids, not shifted;
+        -100 is ignored."""
+        codebooks = torch.as_tensor(codebook_idx, device="cpu").flatten().tolist()
+>>>>>>> engine
         per_row = isinstance(codebook_idx, Tensor) and codebook_idx.dim() > 0
         if not all(first <= codebook < total for codebook in codebooks):
             raise ValueError(f"`codebook_idx` must be {first} to {total - 1}, got {codebook_idx}.")

@@ -41,7 +41,7 @@ class Int8Linear(nn.Module):
             output = torch.ops.quantized.linear_dynamic(rows, self.packed[engine], False)
         else:  # it has one scale for all rows: each is brought to 1 first, so that none depends on a louder one
             sizes = rows.abs().amax(1, keepdim=True).clamp(min=TINY)
-            ends = torch.tensor([[1.0], [-1.0]]).expand(2, self.in_features)
+            ends = torch.tensor([[1.0], [-1.0]], device="cpu").expand(2, self.in_features)
             output = torch.ops.quantized.linear_dynamic(torch.cat([rows / sizes, ends]), self.packed[engine], False)
             output = output[:-2].mul_(sizes)
         if self.bias is not None:
@@ -78,7 +78,7 @@ def _engines() -> tuple[str, str]:
 
 
 def _pack(layer: Int8Linear, engine: str):
-    zeros = torch.zeros(layer.out_features, dtype=torch.long)
+    zeros = torch.zeros(layer.out_features, dtype=torch.long, device="cpu")
     # fbgemm sums two products in 16 bits where a CPU has no VNNI: at 8 bits of both they overflow. Weights, which are
     # spread more evenly, lose less by 7 than activations
     scales = layer.scales * 2 if engine == "fbgemm" else layer.scales

@@ -32,10 +32,23 @@ def probabilities(
     return (logits / temperature if temperature is not None else logits).softmax(-1)
 
 
+def has_float64(device: torch.device) -> bool:
+    """Whether the device is known to compute in float64, which sampling needs; Apple's MPS does not."""
+    return device.type in ("cpu", "cuda", "meta")
+
+
+def uniforms_device(device: torch.device) -> torch.device:
+    """Where float64 uniforms for probabilities on `device` belong: there, or on the CPU where it has no float64."""
+    return device if has_float64(device) else torch.device("cpu")
+
+
 def draw(probs: Tensor, uniforms: Tensor) -> Tensor:
     """(..., V) probabilities and (...) uniforms in [0, 1) -> (...) ids by inverse CDF, float64, no host sync.
 
-    An id of probability 0 is never drawn: what is below 1 makes a product below the sum, rounded as well."""
+    A device without float64 waits for the CPU, which computes the same ids there. An id of probability 0 is never
+    drawn: what is below 1 makes a product below the sum, rounded as well. NaN gives V, which is no id."""
+    if not has_float64(probs.device):
+        return draw(probs.cpu(), uniforms.cpu()).to(probs.device)
     cdf = probs.cumsum(-1, dtype=torch.float64)
     return torch.searchsorted(cdf, uniforms.double().unsqueeze(-1) * cdf[..., -1:], right=True).squeeze(-1)
 

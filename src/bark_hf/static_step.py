@@ -29,16 +29,16 @@ class StaticStep:
         self.step: Any = None  # the run's FastStep
         self.captured: dict[tuple, Captured] = {}
 
-    def __call__(self, ids: Tensor, lengths: list[int], legal: tuple[int, int] | None) -> Tensor:
-        """(n,) ids at positions `lengths` -> (n, V) logits, valid until the next call."""
+    def __call__(self, ids: Tensor, positions: Tensor, longest: int, legal: tuple[int, int] | None) -> Tensor:
+        """(n,) ids at `positions` (n, 1), all below `longest` -> (n, V) logits, valid until the next call."""
         rows = min(1 << (len(ids) - 1).bit_length(), self.cache.slots)
-        limit = min(-(-(max(lengths) + 1) // READ_BUCKET) * READ_BUCKET, self.cache.capacity)
+        limit = min(-(-longest // READ_BUCKET) * READ_BUCKET, self.cache.capacity)
         key = (rows, limit, legal)
         if key not in self.captured:
             self.captured[key] = self._capture(rows, limit, legal, ids.device)
         one = self.captured[key]
         one.ids[: len(ids)] = ids
-        one.positions[: len(ids), 0] = torch.tensor(lengths, device=ids.device)
+        one.positions[: len(ids)] = positions
         if one.graph is not None:
             one.graph.replay()
             return one.logits[: len(ids)]
@@ -56,14 +56,23 @@ class StaticStep:
         ids = torch.zeros(rows, dtype=torch.long, device=device)
         positions = torch.full((rows, 1), self.cache.capacity - 1, device=device)
         if device.type != "cuda":
-            return Captured(ids, positions, torch.empty(0), None)
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(WARM_UPS):
-                self._run(ids, positions, limit, legal)
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            logits = self._run(ids, positions, limit, legal)
+            return Captured(ids, positions, torch.empty(0, device="cpu"), None)
+        with torch.cuda.device(device), _autocast_without_cache():
+            # torch's own capture stream lies on the device that was current when it was first needed
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(WARM_UPS):
+                    self._run(ids, positions, limit, legal)
+            torch.cuda.current_stream().wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            # "thread_local": what other threads do on CUDA in the meantime is no error
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+                logits = self._run(ids, positions, limit, legal)
         return Captured(ids, positions, logits, graph)
+
+
+def _autocast_without_cache() -> torch.autocast:
+    """Autocast as it is around, but that casts of weights are part of a capture: cached ones are freed at its end."""
+    enabled, dtype = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda")
+    return torch.autocast("cuda", dtype=dtype, enabled=enabled, cache_enabled=False)
