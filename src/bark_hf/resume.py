@@ -13,7 +13,7 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from .files import whole_file
+from .files import PART, whole_file
 
 _PLAN = "plan.json"
 
@@ -29,7 +29,7 @@ class Shelf:
         self.plan: dict[str, Any] = {}
         if self._plan_file.exists():
             self.plan = json.loads(self._plan_file.read_text())
-        elif self.folder.exists() and any(path.name != f".part-{_PLAN}" for path in self.folder.iterdir()):
+        elif self.folder.exists() and any(not path.name.startswith(PART) for path in self.folder.iterdir()):
             raise ValueError(f"{folder} has files but no {_PLAN}: there is nothing to resume. Name a new folder.")
 
     def keep_to(self, plan: dict[str, Any]) -> None:
