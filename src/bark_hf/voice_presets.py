@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -139,8 +139,9 @@ class _InIndex:
         return np.load(self._path("coarse_prompt"), mmap_mode="r", allow_pickle=False).shape[1] / RATES[1]
 
     def _path(self, key: str) -> str:
-        relative = PurePosixPath(str(self.files.get(key, "")))
-        if relative.is_absolute() or ".." in relative.parts or relative.suffix != ".npy":
+        relative = str(self.files.get(key, ""))
+        path = PureWindowsPath(relative)  # a POSIX path is one, too; a drive or `\\` leads out on Windows alone
+        if path.anchor or ".." in path.parts or path.suffix != ".npy":
             raise ValueError(f"{key} must name an .npy file inside the checkpoint: {relative}.")
         path = _find(self.source, str(relative), **self.hub)
         if path is None:
