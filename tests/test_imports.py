@@ -14,6 +14,7 @@ RANKS = [
     {"compiled_step"},
     {
         "files",
+        "hub_files",
         "configuration_bark",
         "configuration_semantic_tokenizer",
         "languages",

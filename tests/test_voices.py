@@ -291,10 +291,10 @@ def no_lookups(monkeypatch):
     """After this is called, asking the hub's cache for a file fails."""
 
     def forbid():
-        def cached_file(*args, **kwargs):
+        def find_file(*args, **kwargs):
             raise AssertionError(f"a lookup of {args}")
 
-        monkeypatch.setattr(voice_presets, "cached_file", cached_file)
+        monkeypatch.setattr(voice_presets, "find_file", find_file)
 
     return forbid
 

@@ -234,7 +234,9 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         members = {key: name for key, name in members.items() if name in archive.namelist()}
         for name in members.values():
             if (size := archive.getinfo(name).file_size) > _MAX_MEMBER_BYTES:
-                raise ValueError(f"its {name} has {size} bytes, more than the {_MAX_MEMBER_BYTES} of an hour of speech")
+                raise ValueError(
+                    f"its {name} has {size} bytes, more than the {_MAX_MEMBER_BYTES} of an hour of speech"
+                )
         arrays = {}
         for key, name in members.items():
             with archive.open(name) as member:
