@@ -140,6 +140,17 @@ class BarkPreTrainedModel(PreTrainedModel):
         """Where inputs belong: the accelerator of an offloaded module, else the parameters' device."""
         return hooked_device(self) or super().device
 
+    def tie_weights(self, *args, **kwargs) -> None:
+        """As in transformers; the ties also hold inside accelerate's `init_empty_weights`, which sets a copy of every
+        parameter that is assigned. Else `load_checkpoint_and_dispatch` finds nothing to fill tied heads with."""
+        ties = self.get_expanded_tied_weights_keys(all_submodels=True)
+        before = {target: self.get_parameter(target) for target in ties}
+        super().tie_weights(*args, **kwargs)
+        for target, source in ties.items():
+            if self.get_parameter(target) is not before[target]:
+                parent, _, name = target.rpartition(".")
+                self.get_submodule(parent)._parameters[name] = self.get_parameter(source)
+
 
 class BarkStage(BarkPreTrainedModel):
     """What the three stages share: position embeddings, blocks, final norm."""
