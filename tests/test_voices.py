@@ -502,6 +502,14 @@ def test_voices_of_the_layout_that_was_saved_before_do_not_come_back(small, tmp_
     assert BarkProcessor.from_pretrained(tmp_path).available_voice_presets == ["after"]
 
 
+@pytest.mark.parametrize("layout", ["safetensors", "npy"])
+@pytest.mark.parametrize("before", ["safetensors", "npy"])
+def test_a_processor_without_voices_leaves_none_of_those_that_were_saved_before(small, tmp_path, before, layout):
+    BarkProcessor(small.processor.tokenizer, {"before": arrays()}).save_pretrained(tmp_path, voice_layout=before)
+    BarkProcessor(small.processor.tokenizer).save_pretrained(tmp_path, voice_layout=layout)
+    assert BarkProcessor.from_pretrained(tmp_path).available_voice_presets == []
+
+
 def test_only_one_layout_is_published(small, tmp_path):
     """Guards against a push of the other layout: transformers' own saves once more, by default."""
     with pytest.raises(ValueError, match="publishes"):
