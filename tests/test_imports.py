@@ -12,9 +12,9 @@ RANKS = [
     {"cpu"},
     {"quantization"},
     {"compiled_step"},
+    {"loading_errors", "hub_files"},
     {
         "files",
-        "hub_files",
         "configuration_bark",
         "configuration_semantic_tokenizer",
         "languages",
@@ -43,7 +43,7 @@ RANKS = [
     {"training", "convert", "bench", "nano", "compat", "register", "remote_code"},
     {"apps"},
 ]
-CORE = [name for rank in RANKS[:10] for name in rank if name != "audio"]
+CORE = [name for rank in RANKS[:11] for name in rank if name != "audio"]
 ALLOWED_IN_CORE = {"torch", "transformers", "numpy", "safetensors", "huggingface_hub"} | sys.stdlib_module_names
 LAZILY = {"accelerate", "numba", "py3langid", "sklearn"}  # inside a function, or where absent left out
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import EncodecModel
 
+from .loading_errors import ModelErrors
+
 
 def hooked_device(module: nn.Module) -> torch.device | None:
     """The device that accelerate's hooks run an offloaded module on; None where there are no hooks."""
@@ -26,7 +28,7 @@ def is_offloaded(module: nn.Module) -> bool:
     return any(hook is not None and vars(hook).get("offload", True) for hook in hooks)
 
 
-class BarkCodec(EncodecModel):
+class BarkCodec(ModelErrors, EncodecModel):
     """`EncodecModel` that accepts every attention setting (it has no attention) and that keeps its precision."""
 
     _supports_sdpa = True

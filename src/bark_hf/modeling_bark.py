@@ -19,6 +19,7 @@ from .decoding import RowCache, SessionPool
 from .fast_step import is_plain
 from .generation_bark import BarkGenerationMixin
 from .generation_configuration_bark import BarkGenerationConfig
+from .loading_errors import ModelErrors
 
 
 def eager_attention_forward(
@@ -124,7 +125,7 @@ class BarkBlock(GradientCheckpointingLayer):
         return hidden_states + self.mlp(self.layernorm_2(hidden_states)), weights
 
 
-class BarkPreTrainedModel(PreTrainedModel):
+class BarkPreTrainedModel(ModelErrors, PreTrainedModel):
     config_class = BarkConfig
     supports_gradient_checkpointing = True
     _supports_sdpa = True

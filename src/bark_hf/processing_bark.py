@@ -33,9 +33,18 @@ class BarkProcessor(ProcessorMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs) -> "BarkProcessor":
-        """From a folder or hub id, ours or one in transformers' layout."""
+        """From a folder or hub id, ours or one in transformers' layout.
+
+        Raises OSError for files that are missing or cannot be fetched, ValueError for files that cannot be read."""
         hub = {name: kwargs[name] for name in (*HUB_KEYWORDS, "trust_remote_code") if name in kwargs}
-        tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **hub)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **hub)
+        except (OSError, ImportError):
+            raise
+        except Exception as error:  # a config's own, or the tokenizer library's, which has no class of its own
+            raise ValueError(
+                f"The tokenizer of {pretrained_model_name_or_path} cannot be read: {error.__cause__ or error}"
+            ) from error
         return cls(tokenizer, VoicePresets.from_pretrained(pretrained_model_name_or_path, **hub))
 
     def save_pretrained(
