@@ -131,13 +131,43 @@ def test_models_are_built_without_memory_and_filled_later(small, wanted):
     for model in (empty, also_empty):
         assert on_meta(model) >= {name for name, _ in model.named_parameters()}
         assert {name for name in model.state_dict() if not name.startswith("codec_model")} <= on_meta(model)
+
+
+@pytest.mark.parametrize("device_map", ["auto", {"": "cpu"}, dict.fromkeys(STAGES, "cpu")])
+@pytest.mark.parametrize("tie", [False, True])
+def test_accelerate_fills_an_empty_model(device_map, tie, small, wanted):
+    """`init_empty_weights` breaks ties, and the fine stage's heads, which no checkpoint holds, stayed empty."""
     with init_empty_weights():
         model = bark_hf.BarkModel(small.model.config)
     model.generation_config = small.model.generation_config
-    model.tie_weights()
-    model = load_checkpoint_and_dispatch(model, str(small.checkpoint), device_map={"": "cpu"}).eval()
+    if tie:  # as accelerate asks for
+        model.tie_weights()
+    model = load_checkpoint_and_dispatch(model, str(small.checkpoint), device_map=device_map).eval()
     assert not on_meta(model)
+    for head, table in zip(model.fine_acoustics.lm_heads, model.fine_acoustics.input_embeds_layers[1:], strict=True):
+        assert head.weight is table.weight
     assert_same(model, small, wanted)
+
+
+@pytest.mark.parametrize("stage", ["BarkSemanticModel", "BarkCoarseModel", "BarkFineModel"])
+def test_accelerate_fills_an_empty_stage(stage, small, tmp_path):
+    network = getattr(bark_hf, stage).from_pretrained(small.checkpoint)
+    network.save_pretrained(tmp_path)
+    with init_empty_weights():
+        empty = type(network)(network.config)
+    empty = load_checkpoint_and_dispatch(empty, str(tmp_path), device_map={"": "cpu"})
+    wanted = network.state_dict()
+    assert empty.state_dict().keys() == wanted.keys()
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in empty.state_dict().items())
+
+
+def test_heads_that_are_not_tied_stay_so_in_an_empty_model(small):
+    config = bark_hf.BarkFineConfig(
+        **{**small.model.config.fine_acoustics_config.to_dict(), "tie_word_embeddings": False}
+    )
+    with init_empty_weights():
+        network = bark_hf.BarkFineModel(config)
+    assert network.lm_heads[0].weight is not network.input_embeds_layers[1].weight
 
 
 def test_loading_leaves_nothing_on_the_meta_device(small):

@@ -1,8 +1,12 @@
 """Decoding rows of any length: few lengths reach the network, and what comes out is each row's own decode."""
 
+import copy
+import io
+
 import numpy as np
 import pytest
 import torch
+from accelerate import cpu_offload_with_hook
 from transformers import EncodecConfig
 
 from bark_hf.codec import BarkCodec
@@ -71,3 +75,44 @@ def test_the_codec_runs_in_float32_under_autocast(small):
     assert torch.equal(out.audio[0], small.model.decode_audio(out.fine_codes)[0])
     assert {piece.dtype for piece in pieces} == {np.dtype("float32")}
     assert sum(map(len, pieces)) == out.audio.shape[1]
+
+
+def saved(module):
+    file = io.BytesIO()
+    torch.save(module, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+def test_a_whole_model_is_saved_by_torch(small):
+    """EncodecModel's weight norms refuse to be pickled."""
+    inputs = small.processor("Hello", voice_preset="made/short")
+    wanted = small.model.generate(**inputs, seed=1, max_new_tokens=5)
+    state = torch.get_rng_state()
+    again = saved(small.model)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(again.generate(**inputs, seed=1, max_new_tokens=5), wanted)
+    assert {n: p.dtype for n, p in again.state_dict().items()} == {
+        n: p.dtype for n, p in small.model.state_dict().items()
+    }
+
+
+@pytest.mark.parametrize("again", [saved, copy.deepcopy])
+def test_a_saved_or_copied_codec_is_all_that_it_was(again):
+    codec = made().train()
+    codec.encoder.requires_grad_(False)
+    other = again(codec)
+    row = torch.randint(0, 32, (1, 8, 7))
+    with torch.no_grad():
+        assert torch.equal(other(audio_codes=row), codec(audio_codes=row))
+    assert other.training
+    assert [p.requires_grad for p in other.parameters()] == [p.requires_grad for p in codec.parameters()]
+    assert not {p.data_ptr() for p in codec.parameters()} & {p.data_ptr() for p in other.parameters()}
+    assert other.config.to_dict() == codec.config.to_dict()
+
+
+def test_an_offloaded_codec_says_how_it_is_saved():
+    codec = made()
+    cpu_offload_with_hook(codec, "cpu")
+    with pytest.raises(TypeError, match="save_pretrained"):
+        torch.save(codec, io.BytesIO())

@@ -12,6 +12,7 @@ RANKS = [
     {"cpu"},
     {"quantization"},
     {"compiled_step"},
+    {"loading_errors", "hub_files"},
     {
         "files",
         "configuration_bark",

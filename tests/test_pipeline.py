@@ -7,7 +7,7 @@ from conftest import since_5_20
 from transformers import TextToAudioPipeline, pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
-from bark_hf import BarkPipeline, Voice
+from bark_hf import BarkModel, BarkPipeline, BarkProcessor, Voice
 
 TEXTS = ["Hello world.", "This is the music, hello.", "Hello [laughs]"]
 SHORT = {"semantic_max_new_tokens": 9, "semantic_min_eos_p": None}
@@ -292,3 +292,17 @@ def test_callers_lists_are_not_changed(pipe):
     params = dict(SHORT)
     pipe(texts, seed=seeds, voice_preset=voices, forward_params=params, batch_size=2)
     assert (texts, seeds, voices, params) == (TEXTS[:2], [1, 2], ["made/short", None], SHORT)
+
+
+@pytest.mark.parametrize("layout", [{}, {"voice_layout": "npy"}])
+def test_a_saved_pipeline_speaks_as_before_with_all_voices(small, pipe, tmp_path, layout):
+    """transformers' own saves model and tokenizer only."""
+    pipe.save_pretrained(tmp_path, max_shard_size="200KB", **layout)
+    assert (tmp_path / "speaker_embeddings_path.json").exists() == bool(layout)
+    parts = {"model": BarkModel.from_pretrained(tmp_path).eval(), "processor": BarkProcessor.from_pretrained(tmp_path)}
+    assert parts["processor"].available_voice_presets == small.processor.available_voice_presets
+    again = BarkPipeline(**parts, tokenizer=parts["processor"].tokenizer)
+    wanted = pipe(TEXTS[0], voice_preset="made/short", seed=3, generate_kwargs=SHORT)["audio"]
+    np.testing.assert_array_equal(
+        again(TEXTS[0], voice_preset="made/short", seed=3, generate_kwargs=SHORT)["audio"], wanted
+    )

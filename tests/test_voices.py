@@ -224,6 +224,51 @@ def test_broken_files_are_value_errors(tmp_path):
         Voice.load(tmp_path / "floats.npz")
 
 
+def test_an_archive_that_unpacks_to_too_much_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
+    """A file of 600 KB once took 1.2 GB of memory."""
+    path = tmp_path / "bomb.npz"
+    np.savez_compressed(path, **changed(fine_prompt=np.zeros((8, 300_000), np.int64)))
+    assert path.stat().st_size < 100_000
+    with pytest.raises(ValueError, match=r"bomb\.npz.*fine_prompt\.npy has 19200128 bytes, more than"):
+        Voice.load(path)
+    read = []
+    monkeypatch.setattr(zipfile.ZipFile, "open", lambda self, name, *mode: read.append(name))
+    with pytest.raises(ValueError, match="more than"):
+        Voice.load(path)
+    assert read == []
+
+
+def test_an_archive_cannot_claim_fewer_bytes_than_it_has(tmp_path):
+    path = tmp_path / "bomb.npz"
+    np.savez_compressed(path, **changed(fine_prompt=np.zeros((8, 300_000), np.int64)))
+    size, claimed = (19_200_128).to_bytes(4, "little"), (1000).to_bytes(4, "little")
+    content = path.read_bytes()
+    assert size in content
+    path.write_bytes(content.replace(size, claimed))
+    with pytest.raises(ValueError, match=r"bomb\.npz is not a voice file"):
+        Voice.load(path)
+
+
+def test_an_hour_of_a_voice_is_not_too_much(tmp_path):
+    path = tmp_path / "long.npz"
+    voice = Voice.of(arrays(179_640, 269_998))
+    voice.save(path)
+    assert Voice.load(path) == voice
+    np.savez_compressed(path, **voice, notes=np.zeros(1 << 25, np.int8))  # what else is there is not unpacked
+    assert Voice.load(path) == voice
+
+
+@pytest.mark.parametrize("name", ["me.npz", "me.safetensors"])
+def test_a_voice_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch, name):
+    voice = Voice.of(arrays())
+    voice.save(tmp_path / name)
+    monkeypatch.setattr(Path, "replace", lambda *a: (_ for _ in ()).throw(OSError("no space")))
+    with pytest.raises(OSError, match="no space"):
+        Voice.of(arrays(22, 33)).save(tmp_path / name)
+    assert Voice.load(tmp_path / name) == voice
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
 def test_paths_that_are_no_files_are_file_not_found(tmp_path):
     for path in (tmp_path, tmp_path / "none.npz", str(tmp_path / "none.safetensors"), Path(""), "x" * 5000, "a\0b"):
         with pytest.raises(FileNotFoundError, match="No voice file"):
@@ -246,10 +291,10 @@ def no_lookups(monkeypatch):
     """After this is called, asking the hub's cache for a file fails."""
 
     def forbid():
-        def cached_file(*args, **kwargs):
+        def find_file(*args, **kwargs):
             raise AssertionError(f"a lookup of {args}")
 
-        monkeypatch.setattr(voice_presets, "cached_file", cached_file)
+        monkeypatch.setattr(voice_presets, "find_file", find_file)
 
     return forbid
 
@@ -355,6 +400,22 @@ def test_index_files_cannot_name_files_outside_the_checkpoint(copied, relative):
     processor.voice("made/long")  # the others are not affected
 
 
+@pytest.mark.parametrize(
+    "relative", ["..\\..\\x.npy", "C:/x.npy", "C:x.npy", "\\x.npy", "\\\\server\\share\\x.npy", "a\\..\\..\\x.npy"]
+)
+def test_index_files_cannot_name_files_outside_the_checkpoint_on_windows_either(copied, relative):
+    folder = copied / "npy"
+    index = folder / "speaker_embeddings_path.json"
+    entries = json.loads(index.read_text())
+    inside = folder / entries["made/short"]["semantic_prompt"]
+    (folder / relative).parent.mkdir(exist_ok=True)
+    shutil.copyfile(inside, folder / relative)  # here it is a file of the checkpoint
+    entries["made/short"]["semantic_prompt"] = relative
+    index.write_text(json.dumps(entries))
+    with pytest.raises(ValueError, match=r"must name an \.npy file inside the checkpoint"):
+        BarkProcessor.from_pretrained(folder).voice("made/short")
+
+
 def test_preset_names_of_a_file_cannot_lead_a_later_save_outside_its_folder(copied, small):
     """A name becomes a path when a processor is saved as .npy files."""
     folder = copied / "npy"
@@ -439,6 +500,14 @@ def test_voices_of_the_layout_that_was_saved_before_do_not_come_back(small, tmp_
     for layout, name in zip(layouts, ("before", "after"), strict=True):
         BarkProcessor(small.processor.tokenizer, {name: arrays()}).save_pretrained(tmp_path, voice_layout=layout)
     assert BarkProcessor.from_pretrained(tmp_path).available_voice_presets == ["after"]
+
+
+@pytest.mark.parametrize("layout", ["safetensors", "npy"])
+@pytest.mark.parametrize("before", ["safetensors", "npy"])
+def test_a_processor_without_voices_leaves_none_of_those_that_were_saved_before(small, tmp_path, before, layout):
+    BarkProcessor(small.processor.tokenizer, {"before": arrays()}).save_pretrained(tmp_path, voice_layout=before)
+    BarkProcessor(small.processor.tokenizer).save_pretrained(tmp_path, voice_layout=layout)
+    assert BarkProcessor.from_pretrained(tmp_path).available_voice_presets == []
 
 
 def test_only_one_layout_is_published(small, tmp_path):

@@ -2,12 +2,16 @@
 
 Knows nothing of Bark's stages. The network is transformers' `EncodecModel`; it stays in float32."""
 
+import copy
 import math
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import EncodecModel
+
+from .loading_errors import ModelErrors
 
 
 def hooked_device(module: nn.Module) -> torch.device | None:
@@ -26,7 +30,7 @@ def is_offloaded(module: nn.Module) -> bool:
     return any(hook is not None and vars(hook).get("offload", True) for hook in hooks)
 
 
-class BarkCodec(EncodecModel):
+class BarkCodec(ModelErrors, EncodecModel):
     """`EncodecModel` that accepts every attention setting (it has no attention) and that keeps its precision."""
 
     _supports_sdpa = True
@@ -109,3 +113,30 @@ class BarkCodec(EncodecModel):
             return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
 
         return super()._apply(keep_dtype, recurse)
+
+    def __reduce__(self):
+        """Pickled, so by `torch.save(model)` too, as config and weights: modules with weight norms refuse it."""
+        if is_offloaded(self):
+            raise TypeError(
+                "A model that is offloaded cannot be pickled: use `save_pretrained` and `from_pretrained`."
+            )
+        trainable = [parameter.requires_grad for parameter in self.parameters()]
+        return _rebuilt, (type(self), self.config, dict(self.state_dict()), trainable, self.training)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "BarkCodec":
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        copied.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return copied
+
+
+def _rebuilt(
+    codec_class: type[BarkCodec], config, weights: dict[str, Tensor], trainable: list[bool], training: bool
+) -> BarkCodec:
+    """A pickled codec, where its weights are."""
+    with torch.random.fork_rng(devices=[]):  # the weights that it starts with are thrown away
+        codec = codec_class(config)
+    codec.load_state_dict(weights, assign=True)
+    for parameter, wanted in zip(codec.parameters(), trainable, strict=True):
+        parameter.requires_grad_(wanted)
+    return codec.to(next(codec.parameters()).device).train(training)  # the buffers, which are no weights, follow

@@ -7,9 +7,11 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, EncodecConfig, PreTrainedConfig
 
+from .loading_errors import ConfigErrors
+
 
 @strict
-class BarkSubModelConfig(PreTrainedConfig):
+class BarkSubModelConfig(ConfigErrors, PreTrainedConfig):
     """What the three stages share: a GPT-2-like stack of `num_layers` pre-norm blocks over learned positions.
 
     Field names are those of the hub's `config.json` files. `bias` covers the linear layers and, in the causal
@@ -104,7 +106,7 @@ _STAGES = {
 
 
 @strict
-class BarkConfig(PreTrainedConfig):
+class BarkConfig(ConfigErrors, PreTrainedConfig):
     """The whole cascade: three stages and the EnCodec decoder, each a config of its own or a dict of its fields."""
 
     model_type = "bark"

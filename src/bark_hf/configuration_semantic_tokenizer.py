@@ -8,6 +8,8 @@ from typing import Any, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import HubertConfig, PreTrainedConfig
 
+from .loading_errors import ConfigErrors
+
 _DETERMINISTIC = dict.fromkeys(  # HuBERT is a fixed feature extractor here: the same in training mode, no masks
     (
         "hidden_dropout",
@@ -23,7 +25,7 @@ _DETERMINISTIC = dict.fromkeys(  # HuBERT is a fixed feature extractor here: the
 
 
 @strict
-class BarkSemanticTokenizerConfig(PreTrainedConfig):
+class BarkSemanticTokenizerConfig(ConfigErrors, PreTrainedConfig):
     """Waveform to `vocab_size` semantic ids: `features` of each frame, then a `quantizer`.
 
     features: "hubert", the output of transformer layer `feature_layer` of `hubert_config` (which is cut to those

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from .generation_inputs import check_batch_size, check_ids, check_texts, check_v
 from .generation_options import all_options, stage_options
 from .generation_run import Request, Run, warn_silent
 from .generation_stream import stream_audio
+from .hub_files import find_file
 from .quantization import quantize_linears
 from .sampling import MAX_SEED, row_seeds
 from .vocabulary import Vocabulary
@@ -362,7 +364,8 @@ class BarkGenerationMixin:
 
         As in transformers the argument stands for the whole file, ids included, which are Suno's where it names none:
         for other values of a few fields load without it and change `model.generation_config`, or give the config to
-        `generate`, where it says only what it sets. Raises OSError for a file that is no JSON."""
+        `generate`, where it says only what it sets. Raises OSError for a file that is no JSON, and where it is unknown
+        whether there is one (`hub_files`)."""
         if generation_config is not None:
             if not hasattr(generation_config, "semantic_config"):
                 raise ValueError(
@@ -372,14 +375,8 @@ class BarkGenerationMixin:
             self.generation_config = BarkGenerationConfig.from_dict(generation_config.to_dict())
         elif source is not None:
             names = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision", "subfolder")
-            kwargs = {**dict(zip(names, args, strict=False)), **kwargs}
-            known = {name: kwargs[name] for name in names if kwargs.get(name) is not None}
-            try:
-                self.generation_config = BarkGenerationConfig.from_pretrained(source, **known)
-            except OSError as error:
-                if isinstance(error.__context__, ValueError):  # there is one, but it cannot be read
-                    raise
-                self.generation_config = BarkGenerationConfig()  # no file: the checkpoint uses Suno's values
+            hub = {**dict(zip(names, args, strict=False)), **kwargs}
+            self.generation_config = generation_config_of(source, **hub)
 
     def _vocabulary(self) -> Vocabulary:
         return Vocabulary.of(self.generation_config)
@@ -388,6 +385,12 @@ class BarkGenerationMixin:
         stages = (self.semantic, self.coarse_acoustics, self.fine_acoustics, self.codec_model)
         self._vocabulary().check_against(*(stage.config for stage in stages))
         return self.generation_config
+
+
+def generation_config_of(source: str | Path, **hub: Any) -> BarkGenerationConfig:
+    """A checkpoint's own generation config; Suno's values where it has none. `hub` and errors as in `find_file`."""
+    found = find_file(source, "generation_config.json", **hub)
+    return BarkGenerationConfig() if found is None else BarkGenerationConfig.from_pretrained(Path(found).parent)
 
 
 def _requests(inputs: Iterable[Any], processor, seed: int | None, vocabulary: Vocabulary) -> Iterator[Request]:

@@ -199,10 +199,16 @@ class BarkGenerationConfig(GenerationConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
-        """Reads a file's dict, ours or one that transformers wrote: nested dicts, missing fields, filled ones."""
+        """Reads a file's dict, ours or one that transformers wrote: nested dicts, missing fields, filled ones.
+
+        Raises ValueError for values that are of the wrong type or out of range."""
+        if not isinstance(config_dict, dict):
+            raise ValueError(f"A {cls.__name__} is a JSON object, got {type(config_dict).__name__}.")
         own: dict[str, Any] = {k: v for k, v in config_dict.items() if k in ("sample_rate", "codebook_size")}
         for name, stage_class in STAGES.items():
-            stage = dict(config_dict.get(name) or {})
+            stage = config_dict.get(name) or {}
+            if not isinstance(stage, dict):
+                raise ValueError(f"`{name}` must be a dict, got {type(stage).__name__}.")
             if MARKER not in config_dict:
                 stage = without_filled_in_defaults(stage)
             own[name] = stage_class.from_dict(stage)

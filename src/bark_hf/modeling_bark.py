@@ -26,6 +26,7 @@ from .generation_single_stage import (
     FineStageGenerate,
     SemanticGenerationMixin,
 )
+from .loading_errors import ModelErrors
 
 # transformers 5.24 renamed the argument that holds a cache
 CACHE_ARGUMENT = "cache" if "cache" in inspect.signature(create_causal_mask).parameters else "past_key_values"
@@ -131,7 +132,7 @@ class BarkBlock(GradientCheckpointingLayer):
         return hidden_states + self.mlp(self.layernorm_2(hidden_states)), weights
 
 
-class BarkPreTrainedModel(PreTrainedModel):
+class BarkPreTrainedModel(ModelErrors, PreTrainedModel):
     config_class = BarkConfig
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = True  # the Trainer gives `num_items_in_batch` to what says so
@@ -147,6 +148,17 @@ class BarkPreTrainedModel(PreTrainedModel):
     def device(self) -> torch.device:
         """Where inputs belong: the accelerator of an offloaded module, else the parameters' device."""
         return hooked_device(self) or super().device
+
+    def tie_weights(self, *args, **kwargs) -> None:
+        """As in transformers; the ties also hold inside accelerate's `init_empty_weights`, which sets a copy of every
+        parameter that is assigned. Else `load_checkpoint_and_dispatch` finds nothing to fill tied heads with."""
+        ties = self.get_expanded_tied_weights_keys(all_submodels=True)
+        before = {target: self.get_parameter(target) for target in ties}
+        super().tie_weights(*args, **kwargs)
+        for target, source in ties.items():
+            if self.get_parameter(target) is not before[target]:
+                parent, _, name = target.rpartition(".")
+                self.get_submodule(parent)._parameters[name] = self.get_parameter(source)
 
 
 class BarkStage(BarkPreTrainedModel):
@@ -430,7 +442,6 @@ class BarkFineModel(FineStageGenerate, BarkStage):
         `logits_range` cuts the vocabulary to [first, end).
 
         The input is the sum of the tables of codebooks 0..codebook_idx, so codebook_idx itself is read at its old id.
-<<<<<<< HEAD
         `codebook_idx` is one for all or (B,), each row's own; without it, the first codebook that has a head,
         `config.n_codes_given`. `labels` (B, T) are that codebook's ids, not shifted; -100 is ignored;
         `num_items_in_batch` sets the loss's divisor."""
@@ -442,12 +453,7 @@ class BarkFineModel(FineStageGenerate, BarkStage):
                 f"`codebook_idx` must be an integer or one for each row (B,), got {tuple(codebook_idx.shape)}. Pass "
                 "the codes by name: model(input_ids=codes, codebook_idx=2)."
             )
-        codebooks = torch.as_tensor(codebook_idx).flatten().tolist()
-=======
-        `codebook_idx` is one for all or (B,), each row's own. `labels` (B, T) are that codebook's ids, not shifted;
-        -100 is ignored."""
         codebooks = torch.as_tensor(codebook_idx, device="cpu").flatten().tolist()
->>>>>>> engine
         per_row = isinstance(codebook_idx, Tensor) and codebook_idx.dim() > 0
         if not all(first <= codebook < total for codebook in codebooks):
             raise ValueError(f"`codebook_idx` must be {first} to {total - 1}, got {codebook_idx}.")

@@ -14,6 +14,7 @@ from transformers.audio_utils import mel_filter_bank
 from transformers.utils import ModelOutput
 
 from .configuration_semantic_tokenizer import BarkSemanticTokenizerConfig
+from .loading_errors import ModelErrors
 
 LOWEST_HZ = 20.0  # of the mel filters: below it is no speech
 ENERGY_FLOOR = 1e-5  # of a mel band; above the dither of 16-bit samples, so that every digital silence is one sound
@@ -136,7 +137,7 @@ class KMeansQuantizer(nn.Module):
         return float(learner.inertia_ / len(frames))
 
 
-class BarkSemanticTokenizer(PreTrainedModel):
+class BarkSemanticTokenizer(ModelErrors, PreTrainedModel):
     """Audio to semantic ids, `frame_rate` of them a second: `hubert` or `mfcc` features and a `quantizer`."""
 
     config_class = BarkSemanticTokenizerConfig

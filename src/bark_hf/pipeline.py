@@ -3,6 +3,7 @@
 Knows nothing of stages: it pairs texts with voices and seeds, and calls the processor and `generate`."""
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from transformers import GenerationConfig, TextToAudioPipeline
@@ -54,6 +55,17 @@ class BarkPipeline(TextToAudioPipeline):
                 raise ValueError(f"`{name}` lists {len(given)} for {len(texts)} texts; pass one for each, or one.")
         items = list(_items(texts, voice_preset, seed))
         return super().__call__(items[0] if alone else items, **kwargs)
+
+    def save_pretrained(self, save_directory: str | Path, voice_layout: str = "safetensors", **kwargs) -> None:
+        """Writes the model, and the processor with its voices: what `pipeline(..., model=save_directory)` loads.
+
+        Args:
+            save_directory: The folder; it is made where it is not there.
+            voice_layout: As in `BarkProcessor.save_pretrained`.
+            **kwargs: For the model's `save_pretrained` (`max_shard_size`, ...) and `push_to_hub`.
+        """
+        super().save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory, voice_layout=voice_layout, **kwargs)
 
     def _sanitize_parameters(self, **kwargs):
         """As transformers', but a call without options keeps the constructor's."""

@@ -33,9 +33,18 @@ class BarkProcessor(ProcessorMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs) -> "BarkProcessor":
-        """From a folder or hub id, ours or one in transformers' layout."""
+        """From a folder or hub id, ours or one in transformers' layout.
+
+        Raises OSError for files that are missing or cannot be fetched, ValueError for files that cannot be read."""
         hub = {name: kwargs[name] for name in (*HUB_KEYWORDS, "trust_remote_code") if name in kwargs}
-        tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **hub)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **hub)
+        except (OSError, ImportError):
+            raise
+        except Exception as error:  # a config's own, or the tokenizer library's, which has no class of its own
+            raise ValueError(
+                f"The tokenizer of {pretrained_model_name_or_path} cannot be read: {error.__cause__ or error}"
+            ) from error
         return cls(tokenizer, VoicePresets.from_pretrained(pretrained_model_name_or_path, **hub))
 
     def save_pretrained(
@@ -43,8 +52,8 @@ class BarkProcessor(ProcessorMixin):
     ):
         """Writes tokenizer and voices; voice_layout: "safetensors" (one file) or "npy" (transformers' layout).
 
-        The file that lists voices in the other layout goes: what is saved is what is loaded. Raises ValueError for
-        another layout, for "npy" with `push_to_hub`, and for voices that "npy" cannot hold (rates not Bark's)."""
+        Files of the folder that list other voices go: what is saved is what is loaded. Raises ValueError for another
+        layout, for "npy" with `push_to_hub`, and for voices that "npy" cannot hold (rates not Bark's)."""
         if voice_layout not in ("safetensors", "npy"):
             raise ValueError(f'`voice_layout` must be "safetensors" or "npy", got {voice_layout!r}.')
         if push_to_hub and voice_layout == "npy":
@@ -54,13 +63,13 @@ class BarkProcessor(ProcessorMixin):
             )
         folder = Path(save_directory)
         super().save_pretrained(folder)
-        if len(self.voices):
-            if voice_layout == "safetensors":
-                self.voices.save(folder / BANK)
-                (folder / INDEX).unlink(missing_ok=True)
-            else:
-                save_npy(self.voices, folder / INDEX)
-                (folder / BANK).unlink(missing_ok=True)
+        files = {"safetensors": folder / BANK, "npy": folder / INDEX}
+        if len(self.voices) and voice_layout == "safetensors":
+            self.voices.save(files.pop(voice_layout))
+        elif len(self.voices):
+            save_npy(self.voices, files.pop(voice_layout))
+        for stale in files.values():
+            stale.unlink(missing_ok=True)
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs)
 

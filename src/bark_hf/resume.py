@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
-from .files import whole_file
+from .files import PART, whole_file
 
 _PLAN = "plan.json"
 
@@ -28,8 +28,8 @@ class Shelf:
         self._plan_file = self.folder / _PLAN
         self.plan: dict[str, Any] = {}
         if self._plan_file.exists():
-            self.plan = json.loads(self._plan_file.read_text())
-        elif self.folder.exists() and any(path.name != f".part-{_PLAN}" for path in self.folder.iterdir()):
+            self.plan = _plan(self._plan_file)
+        elif self.folder.exists() and any(not path.name.startswith(PART) for path in self.folder.iterdir()):
             raise ValueError(f"{folder} has files but no {_PLAN}: there is nothing to resume. Name a new folder.")
 
     def keep_to(self, plan: dict[str, Any]) -> None:
@@ -50,16 +50,30 @@ class Shelf:
             save_file(dict(arrays), beside, {"notes": json.dumps(notes)})
 
     def load(self, number: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """A piece's arrays and notes. Raises ValueError where its file is damaged."""
         path = self._file(number)
-        with safe_open(path, "numpy") as file:
-            notes = json.loads(file.metadata()["notes"])
-        return load_file(path), notes
+        try:
+            with safe_open(path, "numpy") as file:
+                notes = json.loads(file.metadata()["notes"])
+            return load_file(path), notes
+        except (SafetensorError, TypeError, KeyError, ValueError) as error:
+            raise ValueError(f"{path} is damaged ({error}). Delete it, and this piece is made again.") from error
 
     def __contains__(self, number: int) -> bool:
         return self._file(number).exists()
 
     def _file(self, number: int) -> Path:
         return self.folder / f"{number:06}.safetensors"
+
+
+def _plan(path: Path) -> dict[str, Any]:
+    try:
+        plan = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}). Name a new folder.") from error
+    if not isinstance(plan, dict):
+        raise ValueError(f"{path} is no plan of a long run. Name a new folder.")
+    return plan
 
 
 def fingerprint(value: Any) -> str:

@@ -6,18 +6,19 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
 from safetensors import safe_open
-from transformers.utils import cached_file
 
+from .hub_files import find_file
 from .voices import KEYS, RATES, Voice, rates_of, save_bank
 
 BANK = "voices.safetensors"
 INDEX = "speaker_embeddings_path.json"
 _GENERATION = "generation_config.json"
+_RATES = ("semantic_config", "semantic_rate_hz"), ("coarse_acoustics_config", "coarse_rate_hz")
 HUB_KEYWORDS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 _NAME = re.compile(r"[\w.\-]+(/[\w.\-]+)*")
 
@@ -36,13 +37,15 @@ class VoicePresets(Mapping):
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **hub) -> "VoicePresets":
-        """From a folder or hub id that holds `voices.safetensors`, `speaker_embeddings_path.json`, both or neither."""
+        """From a folder or hub id that holds `voices.safetensors`, `speaker_embeddings_path.json`, both or neither.
+
+        Raises OSError where the hub cannot be reached and the cache does not know whether they are there."""
         hub = {name: hub[name] for name in HUB_KEYWORDS if name in hub}
-        config = _find(source, _GENERATION, **hub)
+        config = find_file(source, _GENERATION, **hub)
         presets = cls(rates=RATES if config is None else _model_rates(Path(config)))
-        if (index := _find(source, INDEX, **hub)) is not None:
+        if (index := find_file(source, INDEX, **hub)) is not None:
             presets._files.update(_index(source, Path(index), hub))
-        if (bank := _find(source, BANK, **hub)) is not None:
+        if (bank := find_file(source, BANK, **hub)) is not None:
             presets._files.update(_bank(Path(bank)))
         return presets
 
@@ -139,13 +142,14 @@ class _InIndex:
         return np.load(self._path("coarse_prompt"), mmap_mode="r", allow_pickle=False).shape[1] / RATES[1]
 
     def _path(self, key: str) -> str:
-        relative = PurePosixPath(str(self.files.get(key, "")))
-        if relative.is_absolute() or ".." in relative.parts or relative.suffix != ".npy":
+        relative = str(self.files.get(key, ""))
+        path = PureWindowsPath(relative)  # a POSIX path is one, too; a drive or `\\` leads out on Windows alone
+        if path.anchor or ".." in path.parts or path.suffix != ".npy":
             raise ValueError(f"{key} must name an .npy file inside the checkpoint: {relative}.")
-        path = _find(self.source, str(relative), **self.hub)
-        if path is None:
-            raise ValueError(f"the checkpoint has no file {relative}.")
-        return path
+        found = find_file(self.source, relative, **self.hub)
+        if found is None:
+            raise ValueError(f"the checkpoint, or its copy in the cache, has no file {relative}.")
+        return found
 
 
 def _bank(path: Path) -> dict[str, _InBank]:
@@ -160,36 +164,38 @@ def _bank(path: Path) -> dict[str, _InBank]:
 
 def _index(source: str | Path, index: Path, hub: dict) -> dict[str, _InIndex]:
     """speaker_embeddings_path.json: preset -> three .npy files inside the checkpoint; other keys are no presets."""
-    entries = json.loads(index.read_text(encoding="utf-8"))
-    if not isinstance(entries, dict):
-        raise ValueError(f"{index} must hold a JSON object of presets.")
     return {
         name: _InIndex(source, files, hub)
-        for name, files in entries.items()
+        for name, files in _json_object(index).items()
         if isinstance(files, Mapping) and _is_name(name)
     }
 
 
 def _model_rates(config: Path) -> tuple[float, float]:
     """Of a model's generation_config.json; Bark's where it says none."""
-    given = json.loads(config.read_text(encoding="utf-8"))
-    semantic, coarse = (given.get(name) or {} for name in ("semantic_config", "coarse_acoustics_config"))
-    return semantic.get("semantic_rate_hz", RATES[0]), coarse.get("coarse_rate_hz", RATES[1])
+    given = _json_object(config)
+    rates = []
+    for (section, name), default in zip(_RATES, RATES, strict=True):
+        fields = given.get(section) or {}
+        rates.append(fields.get(name, default) if isinstance(fields, dict) else None)
+    if not all(isinstance(rate, int | float) and rate > 0 for rate in rates):
+        raise ValueError(f"{config} must give the model's rates as positive numbers, got {rates}.")
+    return rates[0], rates[1]
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold a JSON object.")
+    return content
 
 
 def _is_name(name: Any) -> bool:
     """Names become paths when voices are saved one by one, so none may lead out of a folder."""
     return isinstance(name, str) and _NAME.fullmatch(name) is not None and not {".", ".."} & {*name.split("/")}
-
-
-def _find(source: str | Path, name: str, **hub) -> str | None:
-    return cached_file(
-        str(source),
-        name,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-        **hub,
-    )
 
 
 def save_npy(voices: Mapping[str, Voice], index: Path) -> None:

@@ -18,6 +18,7 @@ from .files import whole_file
 KEYS = {"semantic_prompt": 1, "coarse_prompt": 2, "fine_prompt": 2}
 RATES = 49.9, 75.0  # Bark's, as in the generation config, which ranks beside this file
 _RATES_KEY = "rates"  # of a file's arrays: only where the rates are not Bark's, for the original reads no other
+_MAX_MEMBER_BYTES = 8 * 8 * 75 * 3600  # of an .npz, unpacked: 8 codebooks of int64 at 75 Hz for an hour
 _LAYOUT = "semantic_prompt (S,), coarse_prompt (2, T) and fine_prompt (8, T), integers, T/S about 1.5"
 
 
@@ -130,10 +131,12 @@ class Voice(Mapping):
         path = Path(path)
         if path.suffix == ".safetensors":
             small = {key: compact(self[key]) for key in KEYS}
-            save_file({**small, **self.own_rates}, path, dict(metadata) if metadata else None)
+            with whole_file(path) as temporary:
+                save_file({**small, **self.own_rates}, temporary, dict(metadata) if metadata else None)
         elif path.suffix == ".npz":
             arrays: dict[str, Any] = {**self, **self.own_rates}
-            np.savez(path, **arrays)
+            with whole_file(path) as temporary:
+                np.savez(temporary, **arrays)
         else:
             raise ValueError(f"A voice is saved as .npz or .safetensors, not {path.suffix or 'without an ending'!r}.")
 
@@ -225,7 +228,17 @@ def _array(key: str, value: Any, ndim: int) -> np.ndarray:
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    if not zipfile.is_zipfile(path):
-        raise ValueError("not an .npz archive")
-    with np.load(path, allow_pickle=False) as archive:
-        return {key: archive[key] for key in archive.files if key in (*KEYS, _RATES_KEY)}
+    """The arrays of an `.npz` that a voice has. Their sizes are checked first: a zip holds zeros a thousandfold."""
+    with zipfile.ZipFile(path) as archive:
+        members = {key: f"{key}.npy" for key in (*KEYS, _RATES_KEY)}
+        members = {key: name for key, name in members.items() if name in archive.namelist()}
+        for name in members.values():
+            if (size := archive.getinfo(name).file_size) > _MAX_MEMBER_BYTES:
+                raise ValueError(
+                    f"its {name} has {size} bytes, more than the {_MAX_MEMBER_BYTES} of an hour of speech"
+                )
+        arrays = {}
+        for key, name in members.items():
+            with archive.open(name) as member:
+                arrays[key] = np.lib.format.read_array(member, allow_pickle=False)
+        return arrays

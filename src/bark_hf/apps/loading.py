@@ -57,11 +57,12 @@ def from_checkpoint(loaded_class, model: str, model_type: str | None = None, **o
         raise ValueError(f"There is no folder {model}. Pass a checkpoint's folder or a hub id like {FULL_MODEL}.")
     try:
         if model_type is not None:
-            found = PreTrainedConfig.get_config_dict(model)[0].get("model_type")
+            config = PreTrainedConfig.get_config_dict(model)[0]
+            found = config.get("model_type") if isinstance(config, dict) else None
             if found != model_type:
                 raise ValueError(f"its model_type is {found!r}, wanted is {model_type!r}")
         return loaded_class.from_pretrained(model, **options)
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{model} cannot be loaded as a Bark checkpoint: {reason:.300}") from error
 

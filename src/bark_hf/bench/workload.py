@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..configuration_bark import BarkConfig
-from ..generation_configuration_bark import BarkGenerationConfig
+from ..generation_bark import generation_config_of
 from ..modeling_bark import BarkModel
 from ..vocabulary import Vocabulary
 
@@ -71,10 +71,7 @@ def _original(stage) -> dict[str, Any]:
 
 def vocabulary_of(source: str) -> Vocabulary:
     """The ids of a checkpoint, a folder or a hub id; Suno's where it has no generation config."""
-    try:
-        return Vocabulary.of(BarkGenerationConfig.from_pretrained(source))
-    except OSError:
-        return Vocabulary.of(BarkGenerationConfig())
+    return Vocabulary.of(generation_config_of(source))
 
 
 def tokens_for(seconds: float, vocabulary: Vocabulary) -> Tokens:
