@@ -246,10 +246,10 @@ def no_lookups(monkeypatch):
     """After this is called, asking the hub's cache for a file fails."""
 
     def forbid():
-        def cached_file(*args, **kwargs):
+        def find(*args, **kwargs):
             raise AssertionError(f"a lookup of {args}")
 
-        monkeypatch.setattr(voice_presets, "cached_file", cached_file)
+        monkeypatch.setattr(voice_presets, "_find", find)
 
     return forbid
 

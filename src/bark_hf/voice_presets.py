@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 from safetensors import safe_open
-from transformers.utils import cached_file
 
 from .voices import KEYS, RATES, Voice, rates_of, save_bank
 
@@ -183,6 +182,10 @@ def _is_name(name: Any) -> bool:
 
 
 def _find(source: str | Path, name: str, **hub) -> str | None:
+    if not hub and (folder := Path(source)).is_dir():  # without transformers: `bark-hf voices` is to start at once
+        return str(folder / name) if (folder / name).is_file() else None
+    from transformers.utils import cached_file
+
     return cached_file(
         str(source),
         name,

@@ -14,7 +14,6 @@ import numpy as np
 from ..audio import PcmStream, WavStream, audio_bytes, check_ending, provenance, resample, write_audio
 from ..captions import Word, align_words, cues, to_json, to_srt, to_vtt
 from ..files import whole_file
-from ..longform import speak_long
 from ..loudness import to_loudness
 
 CAPTIONS: dict[str, Callable[[list[Word]], str]] = {
@@ -119,6 +118,8 @@ def speak_all(
     model, processor, lines, voice, seed: int | None, name: str, target: Target, *, best_of: int = 1, **options
 ) -> str:
     """A text of any length, chunk by chunk; to stdout each is written when it is there."""
+    from ..longform import speak_long
+
     speech = speak_long(model, processor, lines, voice=voice, seed=seed, best_of=best_of, **options)
     rate, pieces, words = speech.sampling_rate, [], []
     voices = ", ".join(speech.given[:_VOICES]) or None
