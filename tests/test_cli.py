@@ -126,6 +126,11 @@ def test_usage_errors_exit_with_2(capsys):
     assert "--dtype" in capsys.readouterr().err
 
 
+def test_the_version_is_shown(capsys):
+    assert run("--version") == 0
+    assert capsys.readouterr().out == f"bark-hf {bark_hf.__version__}\n"
+
+
 def test_help_shows_an_example_for_every_command(capsys):
     for command in ("speak", "voices", "convert"):
         assert run(command, "--help") == 0

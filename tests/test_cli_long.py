@@ -3,11 +3,13 @@
 import io
 import json
 import sys
+import weakref
 
 import numpy as np
 import pytest
 import soundfile
 
+from bark_hf import longform
 from bark_hf.apps.cli import main
 from bark_hf.audio import read_metadata
 
@@ -66,6 +68,33 @@ def test_a_long_text_to_stdout_is_what_the_file_holds(small, capsysbinary, tmp_p
         soundfile.read(io.BytesIO(capsysbinary.readouterr().out), dtype="int16")[0],
         soundfile.read(tmp_path / "x.wav", dtype="int16")[0],
     )
+
+
+@pytest.mark.parametrize("options", [(), ("--rate", "48000"), ("--loudness", "-20"), ("--captions",)])
+def test_a_long_text_is_written_as_it_is_made_and_not_held(small, tmp_path, monkeypatch, options):
+    """Half an hour took a gigabyte. Pieces that are written are gone before the next but one is made."""
+    alive: list[weakref.ref] = []
+    rng = np.random.default_rng(0)
+
+    def pieces():
+        for number in range(12):
+            assert sum(piece() is not None for piece in alive) <= 1
+            audio = rng.normal(scale=0.1, size=24_000).astype(np.float32)
+            alive.append(weakref.ref(audio))
+            report = {"text": "Hello.", "start": float(number), "end": number + 1.0, "attempts": [{}]}
+            yield longform.Piece(audio, report)
+            del audio
+
+    def speak_long(model, *args, **kwargs):
+        cast = longform.Cast("fixed", 1.0)
+        return longform.LongSpeech(24_000, 3, cast, pieces())
+
+    monkeypatch.setattr(longform, "speak_long", speak_long)
+    wav = tmp_path / "x.wav"
+    options = (*options, tmp_path / "x.srt") if options == ("--captions",) else options
+    assert run("speak", "A.", "--long", "-m", small.checkpoint, "-o", wav, *options, *SHORT) == 0
+    assert len(alive) == 12
+    assert soundfile.info(wav).duration == 12
 
 
 def test_a_script_has_a_voice_for_each_name(small, tmp_path):

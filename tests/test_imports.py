@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import bark_hf
 
 PACKAGE = Path(bark_hf.__file__).parent
@@ -41,7 +43,7 @@ RANKS = [
     {"pipeline", "cloning", "similarity", "guard", "cast", "resume"},
     {"best_of"},
     {"longform"},
-    {"training", "convert", "bench", "nano", "compat", "register", "remote_code"},
+    {"training", "convert", "bench", "bundled", "compat", "registration", "remote_code"},
     {"apps"},
 ]
 CORE = [name for rank in RANKS[:11] for name in rank if name != "audio"]
@@ -98,21 +100,96 @@ def test_the_core_is_flat_siblings_that_the_hub_can_copy():
                 assert module.split(".")[0] in ALLOWED_IN_CORE | LAZILY, f"{name} imports {module}"
 
 
-def test_import_takes_nothing_heavy_and_changes_nothing_in_transformers():
-    code = (
-        "import sys, torch, transformers;"
-        "from transformers import AutoProcessor, AutoModelForTextToWaveform, EncodecModel, TextToAudioPipeline;"
-        "from transformers.models.auto import processing_auto as p, configuration_auto as c;"
-        "from transformers.pipelines import PIPELINE_REGISTRY as r;"
-        "state = lambda: (dict(p.PROCESSOR_MAPPING_NAMES), dict(c.CONFIG_MAPPING._extra_content),"
-        " str(r.supported_tasks['text-to-audio']));"
-        "tops = lambda: {name.partition('.')[0] for name in sys.modules};"
-        "before, loaded = state(), tops(); import bark_hf; assert state() == before;"
-        "print(sorted(tops() - loaded - set(sys.stdlib_module_names)))"
-    )
+def in_a_process(code: str) -> list[str]:
+    """The lines that it prints."""
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert out.returncode == 0, out.stderr
-    assert out.stdout.strip() == "['bark_hf']"
+    return out.stdout.splitlines()
+
+
+def loaded_by(arguments: list[str]) -> set[str]:
+    """The modules that a process has imported when `bark-hf` with these arguments has ended well."""
+    code = (
+        "import sys\n"
+        "from bark_hf.apps.cli import main\n"
+        "try:\n"
+        f"    main({[str(argument) for argument in arguments]})\n"
+        "except SystemExit as end:\n"
+        "    assert not end.code, end.code\n"
+        "print()\n"
+        "print(*sys.modules)"
+    )
+    return set(in_a_process(code)[-1].split())
+
+
+def test_importing_the_package_imports_no_other_and_the_networks_change_nothing_in_transformers():
+    code = (
+        "import sys\n"
+        "tops = lambda: {name.partition('.')[0] for name in sys.modules} - set(sys.stdlib_module_names)\n"
+        "loaded = tops(); import bark_hf; print(sorted(tops() - loaded))\n"
+        "import torch, transformers\n"
+        "from transformers import AutoProcessor, AutoModelForTextToWaveform, EncodecModel, TextToAudioPipeline\n"
+        "from transformers import GenerationMixin, HubertModel, ProcessorMixin\n"
+        "from transformers.models.auto import processing_auto as p, configuration_auto as c\n"
+        "from transformers.pipelines import PIPELINE_REGISTRY as r\n"
+        "state = lambda: (dict(p.PROCESSOR_MAPPING_NAMES), dict(c.CONFIG_MAPPING._extra_content),"
+        " str(r.supported_tasks['text-to-audio']))\n"
+        "before, loaded = state(), tops()\n"
+        "for name in bark_hf.__all__: getattr(bark_hf, name)\n"
+        "assert state() == before; print(sorted(tops() - loaded))"
+    )
+    assert in_a_process(code) == ["['bark_hf']", "[]"]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["speak", "--help"], ["voices"]], ids=" ".join)
+def test_what_runs_no_network_imports_no_library_of_networks(arguments):
+    loaded = loaded_by(arguments)
+    assert "bark_hf.apps.cli" in loaded
+    networks = {"torch", "transformers", "huggingface_hub", "tokenizers", "accelerate", "numba", "scipy", "soundfile"}
+    assert not loaded & (networks if arguments == ["voices"] else networks | {"numpy", "safetensors"})
+
+
+def test_speak_imports_nothing_of_what_it_is_not_asked_for(small, tmp_path):
+    speak = ["speak", "Hello", "-m", small.checkpoint, "-o", tmp_path / "x.wav", "--max-duration", "0.1", "-q"]
+    loaded = loaded_by(speak)
+    assert "bark_hf.modeling_bark" in loaded
+    ours = ("longform", "best_of", "guard", "joins", "resume", "cloning", "similarity",
+            "modeling_semantic_tokenizer", "pipeline", "training", "convert", "bench", "compat")  # fmt: skip
+    assert not loaded & {f"bark_hf.{name}" for name in ours}
+    assert not loaded & {"datasets", "evaluate", "jiwer", "peft", "py3langid", "pyloudnorm", "sentencex"}
+
+
+def test_names_and_submodules_are_found_on_first_use():
+    code = (
+        "import bark_hf\n"
+        "assert {'BarkModel', 'nano', '__version__'} <= set(dir(bark_hf))\n"
+        "assert bark_hf.sentences.seconds_of and bark_hf.training.__doc__\n"
+        "assert not hasattr(bark_hf, 'no_such_name') and not hasattr(bark_hf, '__wrapped__')\n"
+        "import bark_hf.bundled, bark_hf.registration\n"
+        "from bark_hf import *\n"
+        "assert nano is bark_hf.nano and callable(nano) and callable(register)\n"
+        "assert bark_hf.nano is bark_hf.bundled.nano and Voice is bark_hf.voices.Voice"
+    )
+    assert in_a_process(code) == []
+
+
+def test_what_a_submodule_lacks_is_named_and_is_no_missing_attribute():
+    code = (
+        "import sys, bark_hf\n"
+        "sys.modules['bark_hf.languages'] = None\n"
+        "try: hasattr(bark_hf, 'sentences')\n"
+        "except ModuleNotFoundError as error: print(error.name)"
+    )
+    assert in_a_process(code) == ["bark_hf.languages"]
+
+
+def test_a_type_checker_sees_the_names_that_are_found_at_run_time():
+    """And none is also a submodule's, which would take the name's place once it is imported."""
+    block = next(node for node in ast.parse(Path(bark_hf.__file__).read_text()).body if isinstance(node, ast.If))
+    shown = {alias.name: node.module for node in block.body for alias in node.names}
+    assert shown == bark_hf._HOMES
+    assert sorted(shown) == sorted(bark_hf.__all__)
+    assert not set(shown) & {path.stem for path in PACKAGE.iterdir()}
 
 
 def test_the_public_names_are_there_and_documented():

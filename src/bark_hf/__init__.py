@@ -1,26 +1,33 @@
-"""Bark, Suno's text-to-audio model, as a first-class Hugging Face model."""
+"""Bark, Suno's text-to-audio model, as a first-class Hugging Face model.
 
-from .cloning import clone_voice
-from .configuration_bark import BarkCoarseConfig, BarkConfig, BarkFineConfig, BarkSemanticConfig
-from .configuration_semantic_tokenizer import BarkSemanticTokenizerConfig
-from .generation_bark import BarkGenerateOutput
-from .generation_configuration_bark import (
-    BarkCoarseGenerationConfig,
-    BarkFineGenerationConfig,
-    BarkGenerationConfig,
-    BarkSemanticGenerationConfig,
-)
-from .generation_stages import Progress
-from .modeling_bark import BarkCoarseModel, BarkFineModel, BarkModel, BarkSemanticModel
-from .modeling_semantic_tokenizer import BarkSemanticTokenizer
-from .nano import NANO, NANO_VOICE, nano
-from .pipeline import BarkPipeline
-from .processing_bark import BarkProcessor, VoicePresets
-from .register import register
-from .similarity import speaker_similarity
-from .voices import Voice
+Names and submodules are imported when they are first used (PEP 562): importing the package alone imports no other."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .bundled import NANO, NANO_VOICE, nano
+    from .cloning import clone_voice
+    from .configuration_bark import BarkCoarseConfig, BarkConfig, BarkFineConfig, BarkSemanticConfig
+    from .configuration_semantic_tokenizer import BarkSemanticTokenizerConfig
+    from .generation_bark import BarkGenerateOutput
+    from .generation_configuration_bark import (
+        BarkCoarseGenerationConfig,
+        BarkFineGenerationConfig,
+        BarkGenerationConfig,
+        BarkSemanticGenerationConfig,
+    )
+    from .generation_stages import Progress
+    from .modeling_bark import BarkCoarseModel, BarkFineModel, BarkModel, BarkSemanticModel
+    from .modeling_semantic_tokenizer import BarkSemanticTokenizer
+    from .pipeline import BarkPipeline
+    from .processing_bark import BarkProcessor
+    from .registration import register
+    from .similarity import speaker_similarity
+    from .voice_presets import VoicePresets
+    from .voices import Voice
 
 __all__ = [
     "NANO",
@@ -50,3 +57,43 @@ __all__ = [
     "register",
     "speaker_similarity",
 ]
+
+_MODULES = {
+    "bundled": ("NANO", "NANO_VOICE", "nano"),
+    "cloning": ("clone_voice",),
+    "configuration_bark": ("BarkCoarseConfig", "BarkConfig", "BarkFineConfig", "BarkSemanticConfig"),
+    "configuration_semantic_tokenizer": ("BarkSemanticTokenizerConfig",),
+    "generation_bark": ("BarkGenerateOutput",),
+    "generation_configuration_bark": (
+        "BarkCoarseGenerationConfig",
+        "BarkFineGenerationConfig",
+        "BarkGenerationConfig",
+        "BarkSemanticGenerationConfig",
+    ),
+    "generation_stages": ("Progress",),
+    "modeling_bark": ("BarkCoarseModel", "BarkFineModel", "BarkModel", "BarkSemanticModel"),
+    "modeling_semantic_tokenizer": ("BarkSemanticTokenizer",),
+    "pipeline": ("BarkPipeline",),
+    "processing_bark": ("BarkProcessor",),
+    "registration": ("register",),
+    "similarity": ("speaker_similarity",),
+    "voice_presets": ("VoicePresets",),
+    "voices": ("Voice",),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+if not TYPE_CHECKING:  # to a type checker it would give every name
+
+    def __getattr__(name: str) -> Any:
+        try:
+            module = import_module(f".{_HOMES.get(name, name)}", __name__)
+        except ModuleNotFoundError as error:
+            if error.name != f"{__name__}.{name}":  # a package that a module of ours needs
+                raise
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+        value = globals()[name] = getattr(module, name) if name in _HOMES else module
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

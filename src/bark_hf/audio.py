@@ -4,7 +4,8 @@ Knows nothing of models. Samples are -1..1, (N,) or (N, channels); rates are in 
 
 import io
 import json
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -59,20 +60,9 @@ def audio_bytes(
     stands), .pcm none. Other readers find the exact length in all but Ogg Vorbis, where ffmpeg is up to 0.04 s off.
     Raises ValueError for other names, endings, bits and rates, for samples that are not (N,) and finite, and for none
     where the format has no empty files."""
-    import soundfile
-
-    audio, metadata = _checked(audio), dict(metadata or {})
-    container, subtype = _format(ending, sample_rate, bits)
-    if not len(audio) and container in ("FLAC", "MP3"):
-        raise ValueError(f"There are no samples, and {container} has no empty files. Write .wav, or generate again.")
-    _check_fields(metadata)
-    samples, buffer = _quantized(audio, subtype), io.BytesIO()
-    little = {"endian": "LITTLE"} if container == "RAW" else {}
-    with soundfile.SoundFile(buffer, "w", sample_rate, 1, format=container, subtype=subtype, **little) as file:
-        for name, text in metadata.items() if container != "RAW" else ():
-            setattr(file, name, text)
-        for start in range(0, len(samples), _BLOCK):
-            file.write(samples[start : start + _BLOCK])
+    audio, buffer = _checked(audio), io.BytesIO()
+    with _encoder(buffer, ending, sample_rate, metadata, bits) as write:
+        write(audio)
     return buffer.getvalue()
 
 
@@ -89,9 +79,59 @@ def write_audio(
     bits: int | str | None = None,
 ) -> None:
     """Writes (N,) samples in the format of the path's ending; see `audio_bytes`. Whole or not at all."""
+    audio = _checked(audio)
+    with audio_writer(path, sample_rate, metadata, bits) as write:
+        write(audio)
+
+
+@contextmanager
+def audio_writer(
+    path: str | Path, sample_rate: int, metadata: Mapping[str, str] | None = None, bits: int | str | None = None
+) -> Iterator[Callable[[np.ndarray], None]]:
+    """Writes audio of any length piece by piece, in the format of the path's ending. Whole or not at all.
+
+    The function that it gives appends (N,) samples, N >= 0. Raises ValueError as `audio_bytes` does; for samples that
+    are not finite when they come, and for none at all at the end.
+
+    Example:
+        with audio_writer("book.mp3", 24_000) as write:
+            for piece in speak_long(model, processor, book):
+                write(piece.audio)
+    """
     path = Path(path)
-    with whole_file(path) as beside:
-        beside.write_bytes(audio_bytes(audio, sample_rate, path.suffix, metadata, bits))
+    with whole_file(path) as beside, _encoder(beside, path.suffix, sample_rate, metadata, bits) as write:
+        yield write
+
+
+class SampleFile:
+    """(N,) float32 samples on disk, for audio that does not fit into memory: append, then read slices of step 1.
+
+    The file has no name and goes when it is closed. folder: where it is kept; by default the system's folder for
+    temporary files."""
+
+    def __init__(self, folder: str | Path | None = None):
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed by __exit__)
+        self._size = 0
+
+    def append(self, audio: np.ndarray) -> None:
+        """(N,) finite samples, N >= 0."""
+        self._file.seek(0, io.SEEK_END)
+        self._file.write(_checked(audio).astype(np.float32).tobytes())
+        self._size += len(audio)
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, window: slice) -> np.ndarray:
+        start, stop, _ = window.indices(self._size)
+        self._file.seek(4 * start)
+        return np.frombuffer(self._file.read(4 * max(0, stop - start)), np.float32)
+
+    def __enter__(self) -> "SampleFile":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._file.close()
 
 
 class PcmStream:
@@ -179,15 +219,18 @@ def to_mono(samples: np.ndarray) -> np.ndarray:
 def resample(samples: np.ndarray, from_rate: int, to_rate: int) -> np.ndarray:
     """(N,) or (N, channels) at one rate -> the same stretch at another, float32, by soxr at its high quality."""
     samples = np.asarray(samples, dtype=np.float32)
+    return samples if from_rate == to_rate else _soxr(from_rate, to_rate).resample(samples, from_rate, to_rate)
+
+
+def resample_pieces(pieces: Iterable[np.ndarray], from_rate: int, to_rate: int) -> Iterator[np.ndarray]:
+    """(N,) pieces of one stretch -> as `resample` of the whole, piece by piece; more pieces come out than went in."""
     if from_rate == to_rate:
-        return samples
-    try:
-        import soxr
-    except ImportError as error:
-        raise ImportError(
-            f'Audio at {from_rate} Hz needs soxr to become {to_rate} Hz: pip install "bark-hf[clone]".'
-        ) from error
-    return soxr.resample(samples, from_rate, to_rate)
+        yield from pieces
+        return
+    stream = _soxr(from_rate, to_rate).ResampleStream(from_rate, to_rate, 1, dtype="float32")
+    for piece in pieces:
+        yield stream.resample_chunk(np.asarray(piece, dtype=np.float32))
+    yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
 
 
 def frame_levels(audio: np.ndarray, sampling_rate: int) -> np.ndarray:
@@ -226,6 +269,43 @@ def _opened(path: str | Path | BinaryIO) -> Iterator[Any]:
     file.seekable = lambda: False
     with file:
         yield file
+
+
+def _soxr(from_rate: int, to_rate: int) -> Any:
+    try:
+        import soxr
+    except ImportError as error:
+        raise ImportError(
+            f'Audio at {from_rate} Hz needs soxr to become {to_rate} Hz: pip install "bark-hf[clone]".'
+        ) from error
+    return soxr
+
+
+@contextmanager
+def _encoder(
+    file: Path | BinaryIO, ending: str, sample_rate: int, metadata: Mapping[str, str] | None, bits: int | str | None
+) -> Iterator[Callable[[np.ndarray], None]]:
+    """A function that appends (N,) samples to the file."""
+    import soundfile
+
+    container, subtype = _format(ending, sample_rate, bits)
+    metadata, empty = dict(metadata or {}), True
+    _check_fields(metadata)
+    little = {"endian": "LITTLE"} if container == "RAW" else {}
+    with soundfile.SoundFile(file, "w", sample_rate, 1, format=container, subtype=subtype, **little) as encoded:
+        for name, text in metadata.items() if container != "RAW" else ():
+            setattr(encoded, name, text)
+
+        def write(audio: np.ndarray) -> None:
+            nonlocal empty
+            audio = _checked(audio)
+            empty = empty and not len(audio)
+            for start in range(0, len(audio), _BLOCK):
+                encoded.write(_quantized(audio[start : start + _BLOCK], subtype))
+
+        yield write
+    if empty and container in ("FLAC", "MP3"):
+        raise ValueError(f"There are no samples, and {container} has no empty files. Write .wav, or generate again.")
 
 
 def _format(ending: str, sample_rate: int, bits: int | str | None = None) -> tuple[str, str]:

@@ -8,9 +8,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import hf_hub_download, is_offline_mode, try_to_load_from_cache
-from huggingface_hub.errors import HFValidationError, RemoteEntryNotFoundError
-
 _OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -37,6 +34,9 @@ def find_file(source: str | Path, name: str, **hub: Any) -> str | None:
     if os.path.isdir(source):
         path = os.path.join(source, hub.get("subfolder", ""), name)
         return path if os.path.isfile(path) else None
+    from huggingface_hub import hf_hub_download, is_offline_mode  # takes a while, and a folder does without it
+    from huggingface_hub.errors import HFValidationError, RemoteEntryNotFoundError
+
     cached = _cached(source, name, hub)
     path = cached if isinstance(cached, str) else None
     if is_offline_mode() or hub.get("local_files_only"):
@@ -70,6 +70,9 @@ def find_file(source: str | Path, name: str, **hub: Any) -> str | None:
 
 def _cached(source: str, name: str, hub: dict[str, Any]) -> Any:
     """A path, or None where nothing is known; anything else says that the hub had no such file."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
     name = f"{hub['subfolder']}/{name}" if hub.get("subfolder") else name
     try:
         return try_to_load_from_cache(source, name, hub.get("cache_dir"), hub.get("revision"))

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors.numpy import load_file, save_file
 
 from .files import whole_file
@@ -215,7 +214,7 @@ def rates_of(arrays: Mapping[str, np.ndarray]) -> tuple[float, float]:
 
 def _array(key: str, value: Any, ndim: int) -> np.ndarray:
     try:
-        array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+        array = value if isinstance(value, np.ndarray) else _numpy(value)
     except (TypeError, ValueError) as error:
         raise ValueError(f"The voice's {key} is not an array: {error}") from error
     if array.ndim != ndim or array.dtype.kind not in "iu" or array.size == 0:
@@ -225,6 +224,12 @@ def _array(key: str, value: Any, ndim: int) -> np.ndarray:
     array = np.array(array, dtype=np.int64, order="C")
     array.setflags(write=False)
     return array
+
+
+def _numpy(value: Any) -> np.ndarray:
+    import torch  # arrays of a file do without: `bark-hf voices` is to start at once
+
+    return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:

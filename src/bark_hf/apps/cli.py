@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from .. import __version__
 from .loading import BUNDLED, FULL_MODEL, Dtype, folder_of, from_checkpoint, load, need_folder
 from .terminal import BenchBar, ChunkBar, StageBars, say, stderr
 
@@ -25,6 +26,21 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     help="Bark, text to audio: speech, music, laughter, 13 languages.",
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"bark-hf {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
 
 
 Model = Annotated[str, typer.Option("--model", "-m", help="A hub id, a folder, or nano, the bundled one.")]
@@ -100,8 +116,7 @@ def speak(
     model says at once, 13 seconds (nano 6), go with `--file` or `--long`: sentence by sentence, in one voice, each
     checked and redone where it failed.
     A script may hold `[pause:1.5s]`, `[voice:NAME]`, and, with `--cast`, lines such as `NAME: words`."""
-    from ..nano import NANO_VOICE
-    from ..sampling import row_seeds
+    from ..bundled import NANO_VOICE
     from ..script import read_script
     from .speaking import Target, metadata_of, speak_all, speak_one, stream_one
 
@@ -153,6 +168,8 @@ def speak(
                 guard=guard, batch_size=batch_size, progress=bar.put, **options,
             )  # fmt: skip
     else:
+        from ..sampling import row_seeds
+
         (own,) = row_seeds(1, seed)
         preset = processor.pick_voice(_voice(voice, processor), source, own)
         history = processor.voice(preset)

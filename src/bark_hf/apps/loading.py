@@ -18,7 +18,7 @@ class Dtype(str, Enum):
 
 def folder_of(model: str) -> str:
     """What `--model` names, for `from_pretrained`."""
-    from ..nano import NANO
+    from ..bundled import NANO
 
     return NANO if model == BUNDLED else model
 
@@ -51,12 +51,12 @@ def from_checkpoint(loaded_class, model: str, model_type: str | None = None, **o
     """`from_pretrained` with an error that says, in a sentence, what to pass instead.
 
     With a model_type, a checkpoint of another is an error too: transformers would take what fits and draw the rest."""
-    from transformers import PreTrainedConfig
-
     if not Path(model).is_dir() and (model.count("/") > 1 or model.startswith((".", "~", "/"))):
         raise ValueError(f"There is no folder {model}. Pass a checkpoint's folder or a hub id like {FULL_MODEL}.")
     try:
         if model_type is not None:
+            from transformers import PreTrainedConfig
+
             config = PreTrainedConfig.get_config_dict(model)[0]
             found = config.get("model_type") if isinstance(config, dict) else None
             if found != model_type:

@@ -4,18 +4,27 @@ Knows nothing of how the command line is read; what can be wrong with the output
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..audio import PcmStream, WavStream, audio_bytes, check_ending, provenance, resample, write_audio
+from ..audio import (
+    PcmStream,
+    SampleFile,
+    WavStream,
+    audio_bytes,
+    audio_writer,
+    check_ending,
+    provenance,
+    resample_pieces,
+)
 from ..captions import Word, align_words, cues, to_json, to_srt, to_vtt
 from ..files import whole_file
-from ..longform import speak_long
-from ..loudness import to_loudness
+from ..loudness import leveled
 
 CAPTIONS: dict[str, Callable[[list[Word]], str]] = {
     ".srt": lambda words: to_srt(cues(words)),
@@ -48,28 +57,37 @@ class Target:
                 raise ValueError(f"There is no folder {path.parent} to write {path.name} into.")
         if (self.raw and self.path != "-") or (self.loudness is not None and self.path == "-"):
             raise ValueError("--raw is for stdout (-o -), --loudness for files: it needs all of the audio at once.")
-        self._shaped(np.zeros(1, np.float32), 24_000)
+        list(self._shaped([np.zeros(1, np.float32)], 24_000))
 
     @property
     def _ending(self) -> str:
         """The format of what goes to stdout."""
         return ".pcm" if self.raw else ".wav"
 
-    def _shaped(self, audio: np.ndarray, rate: int) -> tuple[np.ndarray, int]:
-        """Samples, resampled and brought to their loudness, and their rate."""
-        wanted = self.rate or rate
-        audio = resample(audio, rate, wanted)
-        return (audio if self.loudness is None else to_loudness(audio, wanted, self.loudness).audio), wanted
+    def _shaped(self, pieces: Iterable[np.ndarray], rate: int) -> Iterator[np.ndarray]:
+        """Pieces, resampled and brought to their loudness, for which all of them are kept on disk first."""
+        wanted, path = self.rate or rate, Path(self.path)
+        pieces = resample_pieces(pieces, rate, wanted)
+        if self.loudness is None:
+            yield from pieces
+            return
+        # a system's folder for temporary files may lie in memory; beside a pipe or device there may be no room
+        with SampleFile(None if path.exists() and not path.is_file() else path.resolve().parent) as kept:
+            for piece in pieces:
+                kept.append(piece)
+            yield from leveled(kept, wanted, self.loudness)
 
-    def write(self, audio: np.ndarray, rate: int, metadata: dict[str, str]) -> None:
-        """All of it, resampled and brought to its loudness."""
-        audio, wanted = self._shaped(audio, rate)
-        metadata = metadata if self.metadata else {}
+    def write(self, pieces: Iterable[np.ndarray], rate: int, metadata: dict[str, str]) -> None:
+        """All of them, resampled and brought to their loudness; to a file as they come."""
+        metadata, shaped = metadata if self.metadata else {}, self._shaped(pieces, rate)
         if self.path == "-":
-            sys.stdout.buffer.write(audio_bytes(audio, wanted, self._ending, metadata, self.bits))
+            audio = np.concatenate([*shaped])
+            sys.stdout.buffer.write(audio_bytes(audio, self.rate or rate, self._ending, metadata, self.bits))
             sys.stdout.buffer.flush()
         else:
-            write_audio(self.path, audio, wanted, metadata, self.bits)
+            with audio_writer(self.path, self.rate or rate, metadata, self.bits) as write:
+                for piece in shaped:
+                    write(piece)
 
     def pipe(self, rate: int, metadata: dict[str, str]) -> PcmStream:
         """Stdout, for pieces as they come."""
@@ -98,7 +116,7 @@ def speak_one(
     inputs = processor(text, voice_preset=history)
     out = model.generate(**inputs, seed=seed, return_dict_in_generate=True, **options)
     audio, rate = out.audio[0].cpu().numpy(), out.sampling_rate
-    target.write(audio, rate, metadata_of(name, history, seed))
+    target.write([audio], rate, metadata_of(name, history, seed))
     target.caption(align_words(text, audio, rate) if target.captions is not None else [])
     target.tell({"text": text, "seed": seed, "seconds": len(audio) / rate})
     return out, f"{len(audio) / rate:.2f} s of audio"
@@ -118,25 +136,30 @@ def stream_one(model, processor, text: str, history, seed: int, name: str, targe
 def speak_all(
     model, processor, lines, voice, seed: int | None, name: str, target: Target, *, best_of: int = 1, **options
 ) -> str:
-    """A text of any length, chunk by chunk; to stdout each is written when it is there."""
+    """A text of any length, chunk by chunk, each written when it is there."""
+    from ..longform import speak_long
+
     speech = speak_long(model, processor, lines, voice=voice, seed=seed, best_of=best_of, **options)
-    rate, pieces, words = speech.sampling_rate, [], []
-    voices = ", ".join(speech.given[:_VOICES]) or None
-    metadata = provenance(model=name, voice=voices, seed=speech.seed)
-    pipe = target.pipe(rate, metadata) if target.path == "-" else None
-    samples = 0
-    for piece in speech:
-        if target.captions is not None:
-            begin = round(piece.chunk["start"] * rate) - samples
-            inside = piece.audio[max(0, begin) : round(piece.chunk["end"] * rate) - samples]
-            words += align_words(piece.chunk["text"], inside, rate, piece.chunk["start"])
-        samples += len(piece.audio)
-        if pipe is not None:
-            pipe.write(piece.audio)
+    rate, words, samples = speech.sampling_rate, [], 0
+
+    def pieces() -> Iterator[np.ndarray]:
+        nonlocal samples
+        for piece in speech:
+            if target.captions is not None:
+                begin = round(piece.chunk["start"] * rate) - samples
+                inside = piece.audio[max(0, begin) : round(piece.chunk["end"] * rate) - samples]
+                words.extend(align_words(piece.chunk["text"], inside, rate, piece.chunk["start"]))
+            samples += len(piece.audio)
+            yield piece.audio
+
+    metadata = provenance(model=name, voice=", ".join(speech.given[:_VOICES]) or None, seed=speech.seed)
+    with closing(speech):
+        if target.path == "-":
+            pipe = target.pipe(rate, metadata)
+            for audio in pieces():
+                pipe.write(audio)
         else:
-            pieces.append(piece.audio)
-    if pipe is None:
-        target.write(np.concatenate(pieces), rate, metadata)
+            target.write(pieces(), rate, metadata)
     target.caption(words)
     target.tell({"seed": speech.seed, "sampling_rate": rate, "seconds": samples / rate, "chunks": speech.chunks})
     redone = sum(len(chunk["attempts"]) > best_of for chunk in speech.chunks)
