@@ -3,21 +3,42 @@
 Knows nothing of networks or of voice files. What it gives the model is plain mappings of arrays."""
 
 import difflib
+import inspect
 import random
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer, BatchEncoding
+from transformers import AutoTokenizer, BatchEncoding, BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
 from .languages import preset_language, text_language
 from .sampling import row_seeds
 from .voice_presets import BANK, HUB_KEYWORDS, INDEX, VoicePresets, save_npy
 from .voices import KEYS, Voice
+
+_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_TOKENIZER_KEYWORDS = (*_TOKENS, "extra_special_tokens", "model_max_length", "split_special_tokens")
+# keywords that callers of transformers pass, and the values that change nothing here
+_SIDES: dict[str, tuple] = {"padding_side": ("right", None), "truncation_side": ("right", None)}
+_HARMLESS_AT_CALL = {
+    **_SIDES,
+    "truncation": (True, None, "longest_first", "only_first"),
+    "text_kwargs": ({}, None),
+    "common_kwargs": ({}, None),
+}
+_HARMLESS_AT_LOAD = {**_SIDES, "use_fast": (True, None)}
+
+
+class _Voices(list):
+    """For each text a voice's arrays or None."""
+
+    def to(self, *args, **kwargs) -> "_Voices":
+        """The same with all tensors moved, as `BatchFeature.to` does for one voice."""
+        return _Voices(voice if voice is None else voice.to(*args, **kwargs) for voice in self)
 
 
 class BarkProcessor(ProcessorMixin):
@@ -32,11 +53,37 @@ class BarkProcessor(ProcessorMixin):
         self.voices: VoicePresets = voices if isinstance(voices, VoicePresets) else VoicePresets(voices)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs) -> "BarkProcessor":
-        """From a folder or hub id, ours or one in transformers' layout."""
-        hub = {name: kwargs[name] for name in (*HUB_KEYWORDS, "trust_remote_code") if name in kwargs}
-        tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **hub)
-        return cls(tokenizer, VoicePresets.from_pretrained(pretrained_model_name_or_path, **hub))
+    def from_pretrained(
+        cls,
+        pretrained_processor_name_or_path: str | Path,
+        speaker_embeddings_dict_path: str | None = INDEX,
+        **kwargs,
+    ) -> "BarkProcessor":
+        """Loads a processor from a folder or hub id, ours or one in transformers' layout.
+
+        Args:
+            pretrained_processor_name_or_path: the folder or hub id.
+            speaker_embeddings_dict_path: None loads no voices. Other names than the default are refused.
+            kwargs: of the hub (`revision`, `token`, `cache_dir`, ...), and settings of the tokenizer: its special
+                tokens (`bos_token`, ...), `extra_special_tokens`, `model_max_length`, `split_special_tokens`.
+
+        Raises:
+            TypeError: for a keyword that nothing reads.
+            ValueError: for a setting that Bark cannot have, such as `padding_side="left"`.
+        """
+        source = pretrained_processor_name_or_path
+        if speaker_embeddings_dict_path not in (INDEX, None):
+            raise ValueError(f"Voices are read from {BANK} and {INDEX} only, not {speaker_embeddings_dict_path!r}.")
+        hub_names = (*HUB_KEYWORDS, "trust_remote_code", "code_revision")
+        if "_from_pipeline" not in kwargs:  # a pipeline passes the model's keywords to all that it loads
+            # those with an underscore come from transformers' Auto classes
+            named = {name: value for name, value in kwargs.items() if not name.startswith("_")}
+            _refuse_unknown(named, (*hub_names, *_TOKENIZER_KEYWORDS), _HARMLESS_AT_LOAD)
+        hub = {name: kwargs[name] for name in hub_names if name in kwargs}
+        settings = {name: kwargs[name] for name in _TOKENIZER_KEYWORDS if name in kwargs}
+        tokenizer = AutoTokenizer.from_pretrained(source, **hub, **settings)
+        voices = None if speaker_embeddings_dict_path is None else VoicePresets.from_pretrained(source, **hub)
+        return cls(tokenizer, voices)
 
     def save_pretrained(
         self, save_directory: str | Path, push_to_hub: bool = False, voice_layout: str = "safetensors", **kwargs
@@ -127,25 +174,49 @@ class BarkProcessor(ProcessorMixin):
         voice_preset: Any = None,
         return_tensors: str = "pt",
         max_length: int = 256,
+        add_special_tokens: bool = False,
+        return_attention_mask: bool = True,
+        return_token_type_ids: bool = False,
+        padding: str | bool = "max_length",
         voice_seed: int | list[int] | None = None,
         **kwargs,
     ) -> BatchEncoding:
-        """Texts -> input_ids (B, 256), attention_mask (B, 256) and, with voices, history_prompt for `generate`.
+        """Makes the model's inputs of texts and voices.
 
-        voice_preset: a preset's name, a `Voice`, a mapping of its arrays or a `Path`; "auto" or "random" pick a preset
-        for each text (`pick_voice`); one for all texts or a list with one or None for each. voice_seed: repeats what
-        "random" draws: text i draws from voice_seed + i, or from its own seed in a list. White space is folded; what
-        exceeds `max_length` ids is cut, with a warning.
-        Raises ValueError for empty texts, unknown voices and files that are no voices."""
+        White space is folded; what exceeds `max_length` ids is cut, with a warning. Of other keywords of tokenizers
+        only those are accepted that change nothing here, such as `truncation=True`.
+
+        Args:
+            text: a text or a list of them.
+            voice_preset: a preset's name, a `Voice`, a mapping of its arrays or a `Path`; "auto" or "random" pick a
+                preset for each text (`pick_voice`). One for all texts, or a list with one or None for each.
+            return_tensors: "pt" or "np".
+            max_length: the most ids of a text, 256 for Bark.
+            add_special_tokens: puts [CLS] and [SEP] around a text, which Bark was trained without.
+            return_attention_mask: False leaves the mask out; `generate` then takes trailing zeros as padding.
+            return_token_type_ids: adds zeros in the shape of the ids, which `generate` ignores.
+            padding: "max_length", or "longest" (True) for the longest text's number of ids.
+            voice_seed: repeats what "random" picks: text i uses voice_seed + i, or its own seed in a list.
+
+        Returns:
+            input_ids (B, max_length), attention_mask (B, max_length) and, with voices, history_prompt: a mapping of
+            a voice's arrays, or a list of such mappings and None. `.to(device)` moves all of it.
+
+        Raises:
+            TypeError: for an unknown keyword.
+            ValueError: for empty texts, unknown voices, files that are no voices, and values that Bark cannot honor.
+        """
+        _refuse_unknown(kwargs, inspect.signature(self.__call__).parameters.keys() - {"kwargs"}, _HARMLESS_AT_CALL)
         texts = _clean(text)
         if return_tensors not in ("pt", "np"):
             raise ValueError(f'`return_tensors` must be "pt" or "np", got {return_tensors!r}.')
+        if padding not in ("max_length", "longest", True):
+            raise ValueError(f'`padding` must be "max_length" or "longest" (True), got {padding!r}.')
         voices = self._history(voice_preset, texts, voice_seed, return_tensors)
-        ours = ("padding", "truncation", "add_special_tokens", "return_attention_mask", "return_token_type_ids")
-        kwargs = {name: value for name, value in kwargs.items() if name not in ours}
-        encoded = self.tokenizer(texts, add_special_tokens=False, **kwargs)
+        encoded = self.tokenizer(texts, add_special_tokens=add_special_tokens)
         pad = self.tokenizer.pad_token_id or 0
-        ids = np.full((len(texts), max_length), pad, dtype=np.int64)
+        width = max_length if padding == "max_length" else min(max_length, max(map(len, encoded["input_ids"])))
+        ids = np.full((len(texts), width), pad, dtype=np.int64)
         mask = np.zeros_like(ids)
         for row, one in enumerate(encoded["input_ids"]):
             if not one:
@@ -159,7 +230,11 @@ class BarkProcessor(ProcessorMixin):
                 )
             ids[row, : len(one)] = one[:max_length]
             mask[row, : len(one)] = 1
-        data: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
+        data: dict[str, Any] = {"input_ids": ids}
+        if return_attention_mask:
+            data["attention_mask"] = mask
+        if return_token_type_ids:
+            data["token_type_ids"] = np.zeros_like(ids)
         if return_tensors == "pt":
             data = {name: torch.from_numpy(array) for name, array in data.items()}
         if voices is not None:
@@ -185,7 +260,7 @@ class BarkProcessor(ProcessorMixin):
             )
         seeds = [None] * len(texts) if seed is None else row_seeds(len(texts), seed)
         picked = (self.pick_voice(*parts) for parts in zip(preset, texts, seeds, strict=True))
-        voices = [_arrays(self.voice(one), return_tensors) for one in picked]
+        voices = _Voices(_arrays(self.voice(one), return_tensors) for one in picked)
         return voices if any(voice is not None for voice in voices) else None
 
 
@@ -208,4 +283,16 @@ def _arrays(voice: Voice | None, return_tensors: str):
     if voice is None:
         return None
     convert = torch.tensor if return_tensors == "pt" else np.array
-    return {key: convert(voice[key]) for key in KEYS}
+    return BatchFeature({key: convert(voice[key]) for key in KEYS})
+
+
+def _refuse_unknown(keywords: Mapping[str, Any], known: Iterable[str], harmless: Mapping[str, tuple]) -> None:
+    for name, value in keywords.items():
+        if name in harmless:
+            if value not in harmless[name]:
+                accepted = " or ".join(map(repr, harmless[name]))
+                raise ValueError(f"`{name}` can only be {accepted} for Bark, got {value!r}; leave it out.")
+        elif name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(sorted(known))}."
+            raise TypeError(f"Unknown keyword {name!r}. {hint}")
