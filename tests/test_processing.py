@@ -1,12 +1,17 @@
-"""The processor's keywords, at the call and when it is loaded: what is honored, what is harmless, what is refused."""
+"""The processor: its keywords (honored, harmless, refused), inputs that move to a device, audio files."""
 
+import json
 import pickle
+import shutil
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoTokenizer
 
 from bark_hf import BarkProcessor
+from bark_hf.audio import read_audio
 
 # ------------------------------------------------------------------------------------------------- keywords of a call
 
@@ -139,6 +144,12 @@ def test_what_auto_processor_adds_is_accepted(small):
     assert len(BarkProcessor.from_pretrained(small.checkpoint, **added, use_fast=True).voices) == 4
 
 
+def test_saving_returns_the_files_as_every_processor_of_transformers_does(small, tmp_path):
+    first, *_ = small.processor.save_pretrained(tmp_path)
+    assert json.loads(Path(first).read_text()) == small.processor.to_dict()
+    assert BarkProcessor.from_pretrained(tmp_path).to_dict() == small.processor.to_dict()
+
+
 # ------------------------------------------------------------------------------------------------------------ devices
 
 
@@ -180,3 +191,88 @@ def test_a_cast_leaves_the_ids_of_a_voice_integers(small):
     history = small.processor(["the"] * 2, voice_preset=["made/short", None])["history_prompt"].to(torch.float16)
     assert history[0]["semantic_prompt"].dtype == torch.int64
     assert history[1] is None
+
+
+# ------------------------------------------------------------------------------------------------------- audio files
+
+
+BRIEF = {"seed": 1, "max_new_tokens": 4, "allow_early_stop": False}
+
+
+def written(path) -> tuple[int, int]:
+    """(samples, rate)"""
+    samples, rate = read_audio(path)
+    return len(samples), rate
+
+
+def test_generated_audio_is_saved_as_it_comes(small, tmp_path):
+    """As the processors of CSM, Dia and others do it: one path for one, a list for several."""
+    inputs = small.processor(["the", "Hello world"])
+    audio = small.model.generate(**inputs, **BRIEF)
+    paths = [tmp_path / "a.wav", str(tmp_path / "b.flac")]
+    small.processor.save_audio(audio, paths)
+    for path, row in zip(paths, audio, strict=True):
+        samples, rate = read_audio(path)
+        assert rate == 24_000
+        np.testing.assert_allclose(samples, row.numpy(), atol=1 / 32_000)
+    one = [audio[0], audio[:1], audio[0].numpy().astype(np.float64), [audio[0]], [audio[:1].bfloat16()], (audio[0],)]
+    for each in one:
+        for path in (tmp_path / "one.wav", [tmp_path / "one.wav"]):
+            small.processor.save_audio(each, path)
+            assert written(tmp_path / "one.wav") == (audio.shape[1], 24_000)
+
+
+def test_padding_is_not_saved(small, tmp_path):
+    paths = [tmp_path / "a.wav", tmp_path / "b.wav"]
+    inputs = small.processor(["the", "Hello world"])
+    run = {"seed": 1, "max_new_tokens": 40, "min_eos_p": 0.02, "temperature": 2.0}
+    audio, lengths = small.model.generate(**inputs, return_output_lengths=True, **run)
+    assert len(set(lengths.tolist())) == 2  # or nothing is padded
+    for each in (lengths, lengths.tolist()):
+        small.processor.save_audio(audio, paths, audio_lengths=each)
+        assert [written(path)[0] for path in paths] == lengths.tolist()
+    small.processor.save_audio(small.model.generate(**inputs, return_dict_in_generate=True, **run), paths)
+    assert [written(path)[0] for path in paths] == lengths.tolist()
+
+
+def test_the_rate_is_the_callers_the_results_or_the_checkpoints(small, tmp_path):
+    """The bundled model's is 16 kHz: 24 kHz would speed its speech up by half."""
+    path, folder = tmp_path / "a.wav", tmp_path / "other"
+    shutil.copytree(small.checkpoint, folder)
+    config = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps({**config, "sample_rate": 16_000}))
+    processor = BarkProcessor.from_pretrained(folder)
+    silence = np.zeros(100, dtype=np.float32)
+    processor.save_audio(silence, path)
+    assert written(path) == (100, 16_000)
+    processor.save_audio(silence, path, sampling_rate=8000)
+    assert written(path) == (100, 8000)
+    processor.save_audio({"audio": silence, "sampling_rate": 48_000}, path)  # what a pipeline gives
+    assert written(path) == (100, 48_000)
+    processor.save_audio({"audio": silence, "sampling_rate": 48_000}, path, 22_050)
+    assert written(path) == (100, 22_050)
+    BarkProcessor(small.processor.tokenizer).save_audio(silence, path)
+    assert written(path) == (100, 24_000)
+
+
+@pytest.mark.parametrize(
+    ("audio", "paths", "options", "message"),
+    [
+        (np.zeros((2, 9), np.float32), "a.wav", {}, "2 audios, 1 paths"),
+        (np.zeros(9, np.float32), ["a.wav", "b.wav"], {}, "1 audios, 2 paths"),
+        (np.zeros((2, 9), np.float32), ["a.wav", "b.wav"], {"audio_lengths": [3]}, "1 lengths"),
+        (np.zeros((1, 2, 9), np.float32), "a.wav", {}, r"\(1, 2, 9\)"),
+        ([np.zeros((2, 9), np.float32)], "a.wav", {}, r"\(2, 9\)"),
+        (np.zeros(9, np.int16), "a.wav", {}, "int16"),
+        (torch.zeros(9, dtype=torch.int64), "a.wav", {}, "int64"),
+        ({"semantic_prompt": []}, "a.wav", {}, "object"),
+        ("Hello", "a.wav", {}, "Audio is"),
+        (np.full(9, np.nan, np.float32), "a.wav", {}, "NaN"),
+        (np.zeros(9, np.float32), "a.txt", {}, r"\.txt"),
+    ],
+)
+def test_what_cannot_be_saved_is_a_sentence(small, tmp_path, monkeypatch, audio, paths, options, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        small.processor.save_audio(audio, paths, **options)
+    assert not list(tmp_path.iterdir())

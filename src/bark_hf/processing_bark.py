@@ -6,7 +6,7 @@ import difflib
 import inspect
 import random
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from transformers.processing_utils import ProcessorMixin
 
 from .languages import preset_language, text_language
 from .sampling import row_seeds
-from .voice_presets import BANK, HUB_KEYWORDS, INDEX, VoicePresets, save_npy
+from .voice_presets import BANK, HUB_KEYWORDS, INDEX, SAMPLE_RATE, VoicePresets, model_sample_rate, save_npy
 from .voices import KEYS, Voice
 
 _TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -51,6 +51,7 @@ class BarkProcessor(ProcessorMixin):
         """tokenizer: `bert-base-multilingual-cased` for Bark. voices: name -> voice, or `VoicePresets`."""
         super().__init__(tokenizer)
         self.voices: VoicePresets = voices if isinstance(voices, VoicePresets) else VoicePresets(voices)
+        self.sampling_rate = SAMPLE_RATE  # Hz, for `save_audio`; `from_pretrained` takes the checkpoint's
 
     @classmethod
     def from_pretrained(
@@ -83,12 +84,16 @@ class BarkProcessor(ProcessorMixin):
         settings = {name: kwargs[name] for name in _TOKENIZER_KEYWORDS if name in kwargs}
         tokenizer = AutoTokenizer.from_pretrained(source, **hub, **settings)
         voices = None if speaker_embeddings_dict_path is None else VoicePresets.from_pretrained(source, **hub)
-        return cls(tokenizer, voices)
+        processor = cls(tokenizer, voices)
+        processor.sampling_rate = model_sample_rate(source, **hub)
+        return processor
 
     def save_pretrained(
         self, save_directory: str | Path, push_to_hub: bool = False, voice_layout: str = "safetensors", **kwargs
-    ):
-        """Writes tokenizer and voices; voice_layout: "safetensors" (one file) or "npy" (transformers' layout).
+    ) -> list[str]:
+        """Writes tokenizer and voices; returns the paths that transformers' own processors return.
+
+        voice_layout: "safetensors" (one file) or "npy" (transformers' layout).
 
         The file that lists voices in the other layout goes: what is saved is what is loaded. Raises ValueError for
         another layout, for "npy" with `push_to_hub`, and for voices that "npy" cannot hold (rates not Bark's)."""
@@ -100,7 +105,7 @@ class BarkProcessor(ProcessorMixin):
                 "huggingface_hub.upload_folder."
             )
         folder = Path(save_directory)
-        super().save_pretrained(folder)
+        files = super().save_pretrained(folder)
         if len(self.voices):
             if voice_layout == "safetensors":
                 self.voices.save(folder / BANK)
@@ -110,6 +115,7 @@ class BarkProcessor(ProcessorMixin):
                 (folder / BANK).unlink(missing_ok=True)
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs)
+        return files
 
     @property
     def available_voice_presets(self) -> list[str]:
@@ -241,6 +247,43 @@ class BarkProcessor(ProcessorMixin):
             data["history_prompt"] = voices
         return BatchEncoding(data)
 
+    def save_audio(
+        self,
+        audio: Any,
+        saving_path: str | Path | list[str | Path],
+        sampling_rate: int | None = None,
+        audio_lengths: Any = None,
+    ) -> None:
+        """Writes generated speech to mono audio files, in the format that each path's ending names.
+
+        Args:
+            audio: samples (N,) or (B, N), a list of (N,), each a tensor or an array; or what `generate` gives with
+                `return_dict_in_generate=True`, or a pipeline's result: their lengths and rate are used.
+            saving_path: a path, or a list with one for each row.
+            sampling_rate: in Hz; None takes the result's, else the checkpoint's.
+            audio_lengths: (B,) samples of each row, as `return_output_lengths=True` gives them; what follows in a row
+                is padding. None writes rows as they are.
+
+        Raises:
+            ValueError: for what is no audio, for another number of paths or lengths than of rows, and for what the
+                format cannot hold.
+        """
+        if isinstance(audio, Mapping) and "audio" in audio:
+            sampling_rate = audio.get("sampling_rate") if sampling_rate is None else sampling_rate
+            audio_lengths = audio.get("audio_lengths") if audio_lengths is None else audio_lengths
+            audio = audio["audio"]
+        rows = _rows(audio)
+        paths = [saving_path] if isinstance(saving_path, str | Path) else list(saving_path)
+        lengths = [len(row) for row in rows] if audio_lengths is None else [int(length) for length in audio_lengths]
+        if not len(rows) == len(paths) == len(lengths):
+            raise ValueError(
+                f"Pass a path and, if any, a length for each audio; got {len(rows)} audios, {len(paths)} paths and "
+                f"{len(lengths)} lengths."
+            )
+        write = _audio_writer()
+        for row, path, length in zip(rows, paths, lengths, strict=True):
+            write(path, row[:length], self.sampling_rate if sampling_rate is None else sampling_rate)
+
     def to_dict(self) -> dict[str, Any]:
         """What `processor_config.json` holds; voices have a file of their own."""
         own = {"processor_class": type(self).__name__}
@@ -284,6 +327,41 @@ def _arrays(voice: Voice | None, return_tensors: str):
         return None
     convert = torch.tensor if return_tensors == "pt" else np.array
     return BatchFeature({key: convert(voice[key]) for key in KEYS})
+
+
+def _rows(audio: Any) -> list[np.ndarray]:
+    """(N,), (B, N) or a list of (N,) or (1, N) -> (N,) float arrays."""
+    if not isinstance(audio, list | tuple):
+        array = _float_array(audio)
+        return list(array) if array.ndim == 2 else _rows([array])
+    arrays = [_float_array(part) for part in audio]
+    arrays = [array[0] if array.ndim == 2 and len(array) == 1 else array for array in arrays]
+    if wrong := [f"{array.dtype} of shape {array.shape}" for array in arrays if array.ndim != 1]:
+        raise ValueError(f"Audio is samples (N,) or (B, N), or a list of (N,); got {', '.join(wrong)}.")
+    return arrays
+
+
+def _float_array(audio: Any) -> np.ndarray:
+    if isinstance(audio, torch.Tensor):
+        audio = audio.detach().cpu()
+        audio = audio.float() if audio.is_floating_point() else audio  # NumPy has no bfloat16
+    array = np.asarray(audio)
+    if array.dtype.kind != "f":
+        raise ValueError(f"Audio is floating point samples from -1 to 1, got {array.dtype} of shape {array.shape}.")
+    return array
+
+
+def _audio_writer() -> Callable[[Any, np.ndarray, int], None]:
+    """`write_audio`; or, in the code that a hub folder carries, which is the core alone, soundfile's own."""
+    try:
+        from . import audio
+    except ImportError:
+        try:
+            import soundfile
+        except ImportError as error:
+            raise ImportError("`save_audio` writes with soundfile: pip install soundfile.") from error
+        return soundfile.write
+    return audio.write_audio
 
 
 def _refuse_unknown(keywords: Mapping[str, Any], known: Iterable[str], harmless: Mapping[str, tuple]) -> None:
