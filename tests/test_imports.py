@@ -30,7 +30,7 @@ RANKS = [
         "codec",
         "decoding",
     },
-    {"generation_stages", "generation_inputs", "voice_presets", "codec_stream"},
+    {"generation_stages", "generation_inputs", "voice_presets", "codec_stream", "chats"},
     {"generation_run"},
     {"generation_stream"},
     {"generation_bark"},

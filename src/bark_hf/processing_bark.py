@@ -8,13 +8,14 @@ import random
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from transformers import AutoTokenizer, BatchEncoding, BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
+from .chats import choose_presets, read_chat
 from .languages import preset_language, text_language
 from .sampling import row_seeds
 from .voice_presets import BANK, HUB_KEYWORDS, INDEX, SAMPLE_RATE, VoicePresets, model_sample_rate, save_npy
@@ -30,7 +31,25 @@ _HARMLESS_AT_CALL = {
     "text_kwargs": ({}, None),
     "common_kwargs": ({}, None),
 }
+_HARMLESS_IN_CHATS: dict[str, tuple] = {
+    "chat_template": (None,),
+    "tools": (None, []),
+    "documents": (None, []),
+    "add_generation_prompt": (True, False),
+    "continue_final_message": (False,),
+    "return_assistant_tokens_mask": (False,),
+    "load_audio_from_video": (False,),
+    "sanitize_control_tokens": (True, False),
+}
 _HARMLESS_AT_LOAD = {**_SIDES, "use_fast": (True, None)}
+
+
+class Turn(NamedTuple):
+    """What a speaker says at a time in a chat."""
+
+    speaker: str
+    text: str
+    voice: Voice | None
 
 
 class _Voices(list):
@@ -247,6 +266,94 @@ class BarkProcessor(ProcessorMixin):
             data["history_prompt"] = voices
         return BatchEncoding(data)
 
+    def chat_turns(
+        self,
+        conversation: list[dict[str, Any]],
+        voices: Mapping[str, Any] | None = None,
+        voice_seed: int | None = None,
+    ) -> list[Turn]:
+        """Reads from a chat who says what in which voice, a turn for each message.
+
+        A message is {"role": ..., "content": ...} and may have a "name"; its speaker is the name, else the role. A
+        speaker's voice is what `voices` has for the name or the role, else the preset that is called like one of them.
+        Without `voices`, each speaker who is still without a voice gets a preset that nobody else in the chat has,
+        first those of the chat's language (English where it is not known, for want of py3langid or of text).
+
+        Args:
+            conversation: the chat's messages; a content is a text or a list of {"type": "text", "text": ...}.
+            voices: speakers -> what `voice_preset` takes; None is no voice.
+            voice_seed: repeats what "random" picks.
+
+        Raises:
+            ValueError: for what is no chat, for speakers without a voice, and for a system message that has none.
+        """
+        messages = read_chat(conversation)
+        presets = choose_presets(messages, voices, self.voices)
+        chosen: dict[tuple[str, ...], Voice | None] = {}
+        for message in messages:
+            if message.names not in chosen:
+                seed = None if voice_seed is None else voice_seed + len(chosen)
+                chosen[message.names] = self.voice(self.pick_voice(presets[message.names], message.text, seed))
+        return [Turn(message.names[0], message.text, chosen[message.names]) for message in messages]
+
+    def apply_chat_template(
+        self,
+        conversation: list[dict[str, Any]] | list[list[dict[str, Any]]],
+        *,
+        voices: Mapping[str, Any] | None = None,
+        tokenize: bool = False,
+        return_dict: bool = False,
+        return_tensors: str = "pt",
+        processor_kwargs: dict[str, Any] | None = None,
+        **kwargs,
+    ) -> Any:
+        """Makes the model's inputs of a chat, or of a list of chats, whose speakers have voices as in `chat_turns`.
+
+        `model.generate(**processor.apply_chat_template(chat, tokenize=True, return_dict=True))` speaks a dialogue: one
+        audio for each chat, its turns joined in order.
+
+        Args:
+            conversation: messages, or a list of such lists.
+            voices: speakers -> voices, as in `chat_turns`.
+            tokenize: False gives the chat as a text, a line `speaker: text` for each message.
+            return_dict: with `tokenize`, False gives input_ids alone.
+            return_tensors: "pt" or "np".
+            processor_kwargs: keywords of `__call__`, such as `max_length`; they may also be passed directly.
+            kwargs: of other keywords of transformers' method only those are accepted that change nothing here.
+
+        Returns:
+            input_ids and attention_mask (B, T, max_length), where T is the longest chat's number of turns and turns
+            without ids pad the others, and history_prompt, a list with a voice or None for each turn; or a text, or a
+            list of texts for a list of chats.
+
+        Raises:
+            ValueError, TypeError: as `chat_turns` and `__call__` do.
+        """
+        is_one = bool(conversation) and isinstance(conversation[0], Mapping)
+        chats: list[Any] = [conversation] if is_one else list(conversation)
+        if not chats:
+            raise ValueError("Pass a chat, a non-empty list of messages, or a list of chats.")
+        keywords = {**kwargs, **(processor_kwargs or {})}
+        harmless = {name: keywords.pop(name) for name in _HARMLESS_IN_CHATS if name in keywords}
+        _refuse_unknown(harmless, (), _HARMLESS_IN_CHATS)
+        if keywords.pop("voice_preset", None) is not None:
+            raise ValueError("Each speaker of a chat has a voice: pass voices={speaker: voice}, not `voice_preset`.")
+        if not tokenize:
+            texts = ["\n".join(f"{one.names[0]}: {one.text}" for one in read_chat(chat)) for chat in chats]
+            return texts[0] if is_one else texts
+        turns = [self.chat_turns(chat, voices, keywords.get("voice_seed")) for chat in chats]
+        inputs = self(
+            [turn.text for chat in turns for turn in chat],
+            voice_preset=[turn.voice for chat in turns for turn in chat],
+            return_tensors="pt" if return_tensors == "auto" else return_tensors,
+            **keywords,
+        )
+        history = inputs.pop("history_prompt", _Voices(None for chat in turns for _ in chat))
+        for name in list(inputs):
+            inputs[name] = _by_chat(inputs[name], [len(chat) for chat in turns])
+        inputs["history_prompt"] = history
+        return inputs if return_dict else inputs["input_ids"]
+
     def save_audio(
         self,
         audio: Any,
@@ -320,6 +427,12 @@ def _clean(text: Any) -> list[str]:
         except UnicodeEncodeError as error:
             raise ValueError(f"Text {row} is not valid Unicode: {error}.") from error
     return cleaned
+
+
+def _by_chat(rows: Any, counts: list[int]) -> Any:
+    """(R, L) of all turns -> (B, T, L), zeros behind the chats that have fewer than T."""
+    padded = torch.nn.utils.rnn.pad_sequence(torch.as_tensor(rows).split(counts), batch_first=True)
+    return padded if isinstance(rows, torch.Tensor) else padded.numpy()
 
 
 def _arrays(voice: Voice | None, return_tensors: str):
