@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+from bark_hf.audio import read_audio
 from bark_hf.remote_code import add_remote_code, core_modules
 
 LOAD = """
@@ -26,6 +27,7 @@ inputs = processor(["Hello the", "music"], voice_preset=["made/short", None])
 out = loaded.generate(**inputs, seed=5, return_dict_in_generate=True)
 out.voice(0)
 np.save(output, out.audio.numpy())
+processor.save_audio(out, [output + ".0.wav", output + ".1.wav"])
 """
 
 
@@ -40,6 +42,10 @@ def test_a_folder_with_code_loads_without_the_package(small, tmp_path):
     inputs = small.processor(["Hello the", "music"], voice_preset=["made/short", None])
     wanted = small.model.generate(**inputs, seed=5).numpy()
     np.testing.assert_allclose(np.load(output), wanted, atol=1e-6)
+    for i, row in enumerate(wanted):  # written by soundfile: the folder has no `audio`
+        samples, rate = read_audio(tmp_path / f"audio.npy.{i}.wav")
+        assert rate == 24_000
+        np.testing.assert_allclose(samples, row[: len(samples)], atol=1 / 32_000)
 
 
 def test_only_the_core_is_copied(small, tmp_path):

@@ -20,7 +20,7 @@ from .codec_stream import check_causal
 from .cpu import has_amx
 from .decoding import SessionPool
 from .generation_configuration_bark import BarkGenerationConfig
-from .generation_inputs import check_batch_size, check_ids, check_texts, check_voices
+from .generation_inputs import check_batch_size, check_ids, check_texts, check_voices, flatten_turns, join_turns
 from .generation_options import all_options, stage_options
 from .generation_run import Request, Run, warn_silent
 from .generation_stream import stream_audio
@@ -91,11 +91,14 @@ class BarkGenerationMixin:
         None switches a setting off. seed: row i gets seed + i, or a list with one each; without it the seeds come
         from `generator` or torch's global one. streamer: its `put` gets `Progress` tuples, its `end` ends it.
         batch_size: how many rows run at a time (None: all); a row that ends makes room for the next.
+        Ids of chats (B, T, L), as `processor.apply_chat_template` gives them, become one audio for each chat, its
+        turns joined in order. Voices, seeds and all ids are then the turns', audio and lengths the chats'.
 
         Returns audio (B, N) float32, or (audio, lengths (B,)), or a `BarkGenerateOutput`.
         Raises ValueError or TypeError, before any network runs, for input that cannot be spoken."""
         run = Run(self, all_options(self._checked_generation_config(), generation_config, options))
         run.callbacks(logits_processor, streamer)
+        input_ids, attention_mask, history_prompt, turns = flatten_turns(input_ids, attention_mask, history_prompt)
         texts = check_texts(input_ids, attention_mask, run.vocabulary)
         voices = check_voices(history_prompt, len(texts), run.vocabulary)
         seeds = row_seeds(len(texts), seed, generator)
@@ -105,6 +108,8 @@ class BarkGenerationMixin:
         run.end()
         warn_silent(made)
         waves = [result.audio for result in made]
+        if turns:
+            waves = join_turns(waves, turns)
         audio = nn.utils.rnn.pad_sequence(waves, batch_first=True)
         lengths = torch.tensor([len(wave) for wave in waves], device=audio.device)
         if return_dict_in_generate:

@@ -49,6 +49,33 @@ def check_texts(input_ids, attention_mask, vocabulary: Vocabulary) -> list[Tenso
     return rows
 
 
+def flatten_turns(input_ids, attention_mask, history_prompt):
+    """Chats (B, T, L) -> the ids and masks of their turns (R, L), the turns' voices, and how many turns each chat has.
+
+    A turn without ids only pads a chat that has fewer than T, and is left out. history_prompt: a voice for all turns,
+    or a list, which may be nested, with one or None for each turn that is spoken. What is no (B, T, L) comes back as
+    it is, with no counts."""
+    if input_ids is None or np.ndim(input_ids) != 3:
+        return input_ids, attention_mask, history_prompt, []
+    ids = _integer_tensor(input_ids, "input_ids")
+    mask = ids.ne(0) if attention_mask is None else _mask_tensor(attention_mask).bool()
+    if mask.shape != ids.shape:
+        raise ValueError(f"`attention_mask` is {tuple(mask.shape)} and `input_ids` {tuple(ids.shape)}: not equal.")
+    is_spoken = mask.any(2)
+    counts = is_spoken.sum(1).tolist()
+    if not all(counts) or not counts:
+        raise ValueError("`input_ids` of chats (batch, turns, length) must have a turn with text in each chat.")
+    masks = None if attention_mask is None else mask[is_spoken]
+    return ids[is_spoken], masks, _flat(history_prompt), counts
+
+
+def join_turns(waves: list[Tensor], counts: list[int]) -> list[Tensor]:
+    """The audio of turns, in order, -> each chat's. With several samples of each turn, sample i joins sample i."""
+    samples, rows = len(waves) // sum(counts), iter(waves)
+    chats = [[next(rows) for _ in range(count * samples)] for count in counts]
+    return [torch.cat(chat[sample::samples]) for chat in chats for sample in range(samples)]
+
+
 def check_voices(history_prompt, rows: int, vocabulary: Vocabulary) -> list[Voice | None]:
     """One voice for all or a list with one or None for each -> a checked list."""
     if history_prompt is None or isinstance(history_prompt, Mapping) or hasattr(history_prompt, "keys"):
@@ -81,6 +108,12 @@ def check_ids(rows, shape: tuple[int | None, ...], size: int, name: str) -> list
         if row.numel() and (row.min() < 0 or row.max() >= size):
             raise ValueError(f"Sample {i} holds ids from {row.min()} to {row.max()}; {name} are 0 to {size - 1}.")
     return checked
+
+
+def _flat(voices):
+    if not isinstance(voices, list | tuple):
+        return voices
+    return [voice for part in voices for voice in (_flat(part) if isinstance(part, list | tuple) else [part])]
 
 
 def _mask_tensor(value) -> Tensor:

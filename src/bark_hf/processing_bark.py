@@ -3,21 +3,61 @@
 Knows nothing of networks or of voice files. What it gives the model is plain mappings of arrays."""
 
 import difflib
+import inspect
 import random
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer, BatchEncoding
+from transformers import AutoTokenizer, BatchEncoding, BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
+from .chats import choose_presets, read_chat
 from .languages import preset_language, text_language
 from .sampling import row_seeds
-from .voice_presets import BANK, HUB_KEYWORDS, INDEX, VoicePresets, save_npy
+from .voice_presets import BANK, HUB_KEYWORDS, INDEX, SAMPLE_RATE, VoicePresets, model_sample_rate, save_npy
 from .voices import KEYS, Voice
+
+_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_TOKENIZER_KEYWORDS = (*_TOKENS, "extra_special_tokens", "model_max_length", "split_special_tokens")
+# keywords that callers of transformers pass, and the values that change nothing here
+_SIDES: dict[str, tuple] = {"padding_side": ("right", None), "truncation_side": ("right", None)}
+_HARMLESS_AT_CALL = {
+    **_SIDES,
+    "truncation": (True, None, "longest_first", "only_first"),
+    "text_kwargs": ({}, None),
+    "common_kwargs": ({}, None),
+}
+_HARMLESS_IN_CHATS: dict[str, tuple] = {
+    "chat_template": (None,),
+    "tools": (None, []),
+    "documents": (None, []),
+    "add_generation_prompt": (True, False),
+    "continue_final_message": (False,),
+    "return_assistant_tokens_mask": (False,),
+    "load_audio_from_video": (False,),
+    "sanitize_control_tokens": (True, False),
+}
+_HARMLESS_AT_LOAD = {**_SIDES, "use_fast": (True, None)}
+
+
+class Turn(NamedTuple):
+    """What a speaker says at a time in a chat."""
+
+    speaker: str
+    text: str
+    voice: Voice | None
+
+
+class _Voices(list):
+    """For each text a voice's arrays or None."""
+
+    def to(self, *args, **kwargs) -> "_Voices":
+        """The same with all tensors moved, as `BatchFeature.to` does for one voice."""
+        return _Voices(voice if voice is None else voice.to(*args, **kwargs) for voice in self)
 
 
 class BarkProcessor(ProcessorMixin):
@@ -30,27 +70,56 @@ class BarkProcessor(ProcessorMixin):
         """tokenizer: `bert-base-multilingual-cased` for Bark. voices: name -> voice, or `VoicePresets`."""
         super().__init__(tokenizer)
         self.voices: VoicePresets = voices if isinstance(voices, VoicePresets) else VoicePresets(voices)
+        self.sampling_rate = SAMPLE_RATE  # Hz, for `save_audio`; `from_pretrained` takes the checkpoint's
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs) -> "BarkProcessor":
-        """From a folder or hub id, ours or one in transformers' layout.
+    def from_pretrained(
+        cls,
+        pretrained_processor_name_or_path: str | Path,
+        speaker_embeddings_dict_path: str | None = INDEX,
+        **kwargs,
+    ) -> "BarkProcessor":
+        """Loads a processor from a folder or hub id, ours or one in transformers' layout.
 
-        Raises OSError for files that are missing or cannot be fetched, ValueError for files that cannot be read."""
-        hub = {name: kwargs[name] for name in (*HUB_KEYWORDS, "trust_remote_code") if name in kwargs}
+        Args:
+            pretrained_processor_name_or_path: the folder or hub id.
+            speaker_embeddings_dict_path: None loads no voices. Other names than the default are refused.
+            kwargs: of the hub (`revision`, `token`, `cache_dir`, ...), and settings of the tokenizer: its special
+                tokens (`bos_token`, ...), `extra_special_tokens`, `model_max_length`, `split_special_tokens`.
+
+        Raises:
+            TypeError: for a keyword that nothing reads.
+            ValueError: for a setting that Bark cannot have, such as `padding_side="left"`, and for files that cannot
+                be read.
+            OSError: for files that are missing or cannot be fetched.
+        """
+        source = pretrained_processor_name_or_path
+        if speaker_embeddings_dict_path not in (INDEX, None):
+            raise ValueError(f"Voices are read from {BANK} and {INDEX} only, not {speaker_embeddings_dict_path!r}.")
+        hub_names = (*HUB_KEYWORDS, "trust_remote_code", "code_revision")
+        if "_from_pipeline" not in kwargs:  # a pipeline passes the model's keywords to all that it loads
+            # those with an underscore come from transformers' Auto classes
+            named = {name: value for name, value in kwargs.items() if not name.startswith("_")}
+            _refuse_unknown(named, (*hub_names, *_TOKENIZER_KEYWORDS), _HARMLESS_AT_LOAD)
+        hub = {name: kwargs[name] for name in hub_names if name in kwargs}
+        settings = {name: kwargs[name] for name in _TOKENIZER_KEYWORDS if name in kwargs}
         try:
-            tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **hub)
+            tokenizer = AutoTokenizer.from_pretrained(source, **hub, **settings)
         except (OSError, ImportError):
             raise
         except Exception as error:  # a config's own, or the tokenizer library's, which has no class of its own
-            raise ValueError(
-                f"The tokenizer of {pretrained_model_name_or_path} cannot be read: {error.__cause__ or error}"
-            ) from error
-        return cls(tokenizer, VoicePresets.from_pretrained(pretrained_model_name_or_path, **hub))
+            raise ValueError(f"The tokenizer of {source} cannot be read: {error.__cause__ or error}") from error
+        voices = None if speaker_embeddings_dict_path is None else VoicePresets.from_pretrained(source, **hub)
+        processor = cls(tokenizer, voices)
+        processor.sampling_rate = model_sample_rate(source, **hub)
+        return processor
 
     def save_pretrained(
         self, save_directory: str | Path, push_to_hub: bool = False, voice_layout: str = "safetensors", **kwargs
-    ):
-        """Writes tokenizer and voices; voice_layout: "safetensors" (one file) or "npy" (transformers' layout).
+    ) -> list[str]:
+        """Writes tokenizer and voices; returns the paths that transformers' own processors return.
+
+        voice_layout: "safetensors" (one file) or "npy" (transformers' layout).
 
         Files of the folder that list other voices go: what is saved is what is loaded. Raises ValueError for another
         layout, for "npy" with `push_to_hub`, and for voices that "npy" cannot hold (rates not Bark's)."""
@@ -62,7 +131,7 @@ class BarkProcessor(ProcessorMixin):
                 "huggingface_hub.upload_folder."
             )
         folder = Path(save_directory)
-        super().save_pretrained(folder)
+        written = super().save_pretrained(folder)
         files = {"safetensors": folder / BANK, "npy": folder / INDEX}
         if len(self.voices) and voice_layout == "safetensors":
             self.voices.save(files.pop(voice_layout))
@@ -72,6 +141,7 @@ class BarkProcessor(ProcessorMixin):
             stale.unlink(missing_ok=True)
         if push_to_hub:
             self.push_to_hub(kwargs.pop("repo_id", folder.name), **kwargs)
+        return written
 
     @property
     def available_voice_presets(self) -> list[str]:
@@ -136,25 +206,49 @@ class BarkProcessor(ProcessorMixin):
         voice_preset: Any = None,
         return_tensors: str = "pt",
         max_length: int = 256,
+        add_special_tokens: bool = False,
+        return_attention_mask: bool = True,
+        return_token_type_ids: bool = False,
+        padding: str | bool = "max_length",
         voice_seed: int | list[int] | None = None,
         **kwargs,
     ) -> BatchEncoding:
-        """Texts -> input_ids (B, 256), attention_mask (B, 256) and, with voices, history_prompt for `generate`.
+        """Makes the model's inputs of texts and voices.
 
-        voice_preset: a preset's name, a `Voice`, a mapping of its arrays or a `Path`; "auto" or "random" pick a preset
-        for each text (`pick_voice`); one for all texts or a list with one or None for each. voice_seed: repeats what
-        "random" draws: text i draws from voice_seed + i, or from its own seed in a list. White space is folded; what
-        exceeds `max_length` ids is cut, with a warning.
-        Raises ValueError for empty texts, unknown voices and files that are no voices."""
+        White space is folded; what exceeds `max_length` ids is cut, with a warning. Of other keywords of tokenizers
+        only those are accepted that change nothing here, such as `truncation=True`.
+
+        Args:
+            text: a text or a list of them.
+            voice_preset: a preset's name, a `Voice`, a mapping of its arrays or a `Path`; "auto" or "random" pick a
+                preset for each text (`pick_voice`). One for all texts, or a list with one or None for each.
+            return_tensors: "pt" or "np".
+            max_length: the most ids of a text, 256 for Bark.
+            add_special_tokens: puts [CLS] and [SEP] around a text, which Bark was trained without.
+            return_attention_mask: False leaves the mask out; `generate` then takes trailing zeros as padding.
+            return_token_type_ids: adds zeros in the shape of the ids, which `generate` ignores.
+            padding: "max_length", or "longest" (True) for the longest text's number of ids.
+            voice_seed: repeats what "random" picks: text i uses voice_seed + i, or its own seed in a list.
+
+        Returns:
+            input_ids (B, max_length), attention_mask (B, max_length) and, with voices, history_prompt: a mapping of
+            a voice's arrays, or a list of such mappings and None. `.to(device)` moves all of it.
+
+        Raises:
+            TypeError: for an unknown keyword.
+            ValueError: for empty texts, unknown voices, files that are no voices, and values that Bark cannot honor.
+        """
+        _refuse_unknown(kwargs, inspect.signature(self.__call__).parameters.keys() - {"kwargs"}, _HARMLESS_AT_CALL)
         texts = _clean(text)
         if return_tensors not in ("pt", "np"):
             raise ValueError(f'`return_tensors` must be "pt" or "np", got {return_tensors!r}.')
+        if padding not in ("max_length", "longest", True):
+            raise ValueError(f'`padding` must be "max_length" or "longest" (True), got {padding!r}.')
         voices = self._history(voice_preset, texts, voice_seed, return_tensors)
-        ours = ("padding", "truncation", "add_special_tokens", "return_attention_mask", "return_token_type_ids")
-        kwargs = {name: value for name, value in kwargs.items() if name not in ours}
-        encoded = self.tokenizer(texts, add_special_tokens=False, **kwargs)
+        encoded = self.tokenizer(texts, add_special_tokens=add_special_tokens)
         pad = self.tokenizer.pad_token_id or 0
-        ids = np.full((len(texts), max_length), pad, dtype=np.int64)
+        width = max_length if padding == "max_length" else min(max_length, max(map(len, encoded["input_ids"])))
+        ids = np.full((len(texts), width), pad, dtype=np.int64)
         mask = np.zeros_like(ids)
         for row, one in enumerate(encoded["input_ids"]):
             if not one:
@@ -168,12 +262,141 @@ class BarkProcessor(ProcessorMixin):
                 )
             ids[row, : len(one)] = one[:max_length]
             mask[row, : len(one)] = 1
-        data: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
+        data: dict[str, Any] = {"input_ids": ids}
+        if return_attention_mask:
+            data["attention_mask"] = mask
+        if return_token_type_ids:
+            data["token_type_ids"] = np.zeros_like(ids)
         if return_tensors == "pt":
             data = {name: torch.from_numpy(array) for name, array in data.items()}
         if voices is not None:
             data["history_prompt"] = voices
         return BatchEncoding(data)
+
+    def chat_turns(
+        self,
+        conversation: list[dict[str, Any]],
+        voices: Mapping[str, Any] | None = None,
+        voice_seed: int | None = None,
+    ) -> list[Turn]:
+        """Reads from a chat who says what in which voice, a turn for each message.
+
+        A message is {"role": ..., "content": ...} and may have a "name"; its speaker is the name, else the role. A
+        speaker's voice is what `voices` has for the name or the role, else the preset that is called like one of them.
+        Without `voices`, each speaker who is still without a voice gets a preset that nobody else in the chat has,
+        first those of the chat's language (English where it is not known, for want of py3langid or of text).
+
+        Args:
+            conversation: the chat's messages; a content is a text or a list of {"type": "text", "text": ...}.
+            voices: speakers -> what `voice_preset` takes; None is no voice.
+            voice_seed: repeats what "random" picks.
+
+        Raises:
+            ValueError: for what is no chat, for speakers without a voice, and for a system message that has none.
+        """
+        messages = read_chat(conversation)
+        presets = choose_presets(messages, voices, self.voices)
+        chosen: dict[tuple[str, ...], Voice | None] = {}
+        for message in messages:
+            if message.names not in chosen:
+                seed = None if voice_seed is None else voice_seed + len(chosen)
+                chosen[message.names] = self.voice(self.pick_voice(presets[message.names], message.text, seed))
+        return [Turn(message.names[0], message.text, chosen[message.names]) for message in messages]
+
+    def apply_chat_template(
+        self,
+        conversation: list[dict[str, Any]] | list[list[dict[str, Any]]],
+        *,
+        voices: Mapping[str, Any] | None = None,
+        tokenize: bool = False,
+        return_dict: bool = False,
+        return_tensors: str = "pt",
+        processor_kwargs: dict[str, Any] | None = None,
+        **kwargs,
+    ) -> Any:
+        """Makes the model's inputs of a chat, or of a list of chats, whose speakers have voices as in `chat_turns`.
+
+        `model.generate(**processor.apply_chat_template(chat, tokenize=True, return_dict=True))` speaks a dialogue: one
+        audio for each chat, its turns joined in order.
+
+        Args:
+            conversation: messages, or a list of such lists.
+            voices: speakers -> voices, as in `chat_turns`.
+            tokenize: False gives the chat as a text, a line `speaker: text` for each message.
+            return_dict: with `tokenize`, False gives input_ids alone.
+            return_tensors: "pt" or "np".
+            processor_kwargs: keywords of `__call__`, such as `max_length`; they may also be passed directly.
+            kwargs: of other keywords of transformers' method only those are accepted that change nothing here.
+
+        Returns:
+            input_ids and attention_mask (B, T, max_length), where T is the longest chat's number of turns and turns
+            without ids pad the others, and history_prompt, a list with a voice or None for each turn; or a text, or a
+            list of texts for a list of chats.
+
+        Raises:
+            ValueError, TypeError: as `chat_turns` and `__call__` do.
+        """
+        is_one = bool(conversation) and isinstance(conversation[0], Mapping)
+        chats: list[Any] = [conversation] if is_one else list(conversation)
+        if not chats:
+            raise ValueError("Pass a chat, a non-empty list of messages, or a list of chats.")
+        keywords = {**kwargs, **(processor_kwargs or {})}
+        harmless = {name: keywords.pop(name) for name in _HARMLESS_IN_CHATS if name in keywords}
+        _refuse_unknown(harmless, (), _HARMLESS_IN_CHATS)
+        if keywords.pop("voice_preset", None) is not None:
+            raise ValueError("Each speaker of a chat has a voice: pass voices={speaker: voice}, not `voice_preset`.")
+        if not tokenize:
+            texts = ["\n".join(f"{one.names[0]}: {one.text}" for one in read_chat(chat)) for chat in chats]
+            return texts[0] if is_one else texts
+        turns = [self.chat_turns(chat, voices, keywords.get("voice_seed")) for chat in chats]
+        inputs = self(
+            [turn.text for chat in turns for turn in chat],
+            voice_preset=[turn.voice for chat in turns for turn in chat],
+            return_tensors="pt" if return_tensors == "auto" else return_tensors,
+            **keywords,
+        )
+        history = inputs.pop("history_prompt", _Voices(None for chat in turns for _ in chat))
+        for name in list(inputs):
+            inputs[name] = _by_chat(inputs[name], [len(chat) for chat in turns])
+        inputs["history_prompt"] = history
+        return inputs if return_dict else inputs["input_ids"]
+
+    def save_audio(
+        self,
+        audio: Any,
+        saving_path: str | Path | list[str | Path],
+        sampling_rate: int | None = None,
+        audio_lengths: Any = None,
+    ) -> None:
+        """Writes generated speech to mono audio files, in the format that each path's ending names.
+
+        Args:
+            audio: samples (N,) or (B, N), a list of (N,), each a tensor or an array; or what `generate` gives with
+                `return_dict_in_generate=True`, or a pipeline's result: their lengths and rate are used.
+            saving_path: a path, or a list with one for each row.
+            sampling_rate: in Hz; None takes the result's, else the checkpoint's.
+            audio_lengths: (B,) samples of each row, as `return_output_lengths=True` gives them; what follows in a row
+                is padding. None writes rows as they are.
+
+        Raises:
+            ValueError: for what is no audio, for another number of paths or lengths than of rows, and for what the
+                format cannot hold.
+        """
+        if isinstance(audio, Mapping) and "audio" in audio:
+            sampling_rate = audio.get("sampling_rate") if sampling_rate is None else sampling_rate
+            audio_lengths = audio.get("audio_lengths") if audio_lengths is None else audio_lengths
+            audio = audio["audio"]
+        rows = _rows(audio)
+        paths = [saving_path] if isinstance(saving_path, str | Path) else list(saving_path)
+        lengths = [len(row) for row in rows] if audio_lengths is None else [int(length) for length in audio_lengths]
+        if not len(rows) == len(paths) == len(lengths):
+            raise ValueError(
+                f"Pass a path and, if any, a length for each audio; got {len(rows)} audios, {len(paths)} paths and "
+                f"{len(lengths)} lengths."
+            )
+        write = _audio_writer()
+        for row, path, length in zip(rows, paths, lengths, strict=True):
+            write(path, row[:length], self.sampling_rate if sampling_rate is None else sampling_rate)
 
     def to_dict(self) -> dict[str, Any]:
         """What `processor_config.json` holds; voices have a file of their own."""
@@ -194,7 +417,7 @@ class BarkProcessor(ProcessorMixin):
             )
         seeds = [None] * len(texts) if seed is None else row_seeds(len(texts), seed)
         picked = (self.pick_voice(*parts) for parts in zip(preset, texts, seeds, strict=True))
-        voices = [_arrays(self.voice(one), return_tensors) for one in picked]
+        voices = _Voices(_arrays(self.voice(one), return_tensors) for one in picked)
         return voices if any(voice is not None for voice in voices) else None
 
 
@@ -213,8 +436,61 @@ def _clean(text: Any) -> list[str]:
     return cleaned
 
 
+def _by_chat(rows: Any, counts: list[int]) -> Any:
+    """(R, L) of all turns -> (B, T, L), zeros behind the chats that have fewer than T."""
+    padded = torch.nn.utils.rnn.pad_sequence(torch.as_tensor(rows).split(counts), batch_first=True)
+    return padded if isinstance(rows, torch.Tensor) else padded.numpy()
+
+
 def _arrays(voice: Voice | None, return_tensors: str):
     if voice is None:
         return None
     convert = torch.tensor if return_tensors == "pt" else np.array
-    return {key: convert(voice[key]) for key in KEYS}
+    return BatchFeature({key: convert(voice[key]) for key in KEYS})
+
+
+def _rows(audio: Any) -> list[np.ndarray]:
+    """(N,), (B, N) or a list of (N,) or (1, N) -> (N,) float arrays."""
+    if not isinstance(audio, list | tuple):
+        array = _float_array(audio)
+        return list(array) if array.ndim == 2 else _rows([array])
+    arrays = [_float_array(part) for part in audio]
+    arrays = [array[0] if array.ndim == 2 and len(array) == 1 else array for array in arrays]
+    if wrong := [f"{array.dtype} of shape {array.shape}" for array in arrays if array.ndim != 1]:
+        raise ValueError(f"Audio is samples (N,) or (B, N), or a list of (N,); got {', '.join(wrong)}.")
+    return arrays
+
+
+def _float_array(audio: Any) -> np.ndarray:
+    if isinstance(audio, torch.Tensor):
+        audio = audio.detach().cpu()
+        audio = audio.float() if audio.is_floating_point() else audio  # NumPy has no bfloat16
+    array = np.asarray(audio)
+    if array.dtype.kind != "f":
+        raise ValueError(f"Audio is floating point samples from -1 to 1, got {array.dtype} of shape {array.shape}.")
+    return array
+
+
+def _audio_writer() -> Callable[[Any, np.ndarray, int], None]:
+    """`write_audio`; or, in the code that a hub folder carries, which is the core alone, soundfile's own."""
+    try:
+        from . import audio
+    except ImportError:
+        try:
+            import soundfile
+        except ImportError as error:
+            raise ImportError("`save_audio` writes with soundfile: pip install soundfile.") from error
+        return soundfile.write
+    return audio.write_audio
+
+
+def _refuse_unknown(keywords: Mapping[str, Any], known: Iterable[str], harmless: Mapping[str, tuple]) -> None:
+    for name, value in keywords.items():
+        if name in harmless:
+            if value not in harmless[name]:
+                accepted = " or ".join(map(repr, harmless[name]))
+                raise ValueError(f"`{name}` can only be {accepted} for Bark, got {value!r}; leave it out.")
+        elif name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            hint = f"Did you mean {near[0]!r}?" if near else f"Known: {', '.join(sorted(known))}."
+            raise TypeError(f"Unknown keyword {name!r}. {hint}")

@@ -17,6 +17,7 @@ from .voices import KEYS, RATES, Voice, rates_of, save_bank
 
 BANK = "voices.safetensors"
 INDEX = "speaker_embeddings_path.json"
+SAMPLE_RATE = 24_000  # Hz, Bark's
 _GENERATION = "generation_config.json"
 _RATES = ("semantic_config", "semantic_rate_hz"), ("coarse_acoustics_config", "coarse_rate_hz")
 HUB_KEYWORDS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
@@ -217,3 +218,10 @@ def save_npy(voices: Mapping[str, Voice], index: Path) -> None:
             np.save(path, voice[key])
             entries[name][key] = relative
     index.write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
+
+
+def model_sample_rate(source: str | Path, **hub) -> int:
+    """Of the audio, in Hz, as the checkpoint's generation_config.json says; Bark's where there is none."""
+    config = _find(source, _GENERATION, **{name: hub[name] for name in HUB_KEYWORDS if name in hub})
+    given = {} if config is None else json.loads(Path(config).read_text(encoding="utf-8"))
+    return given.get("sample_rate", SAMPLE_RATE)
