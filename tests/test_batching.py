@@ -428,7 +428,7 @@ def test_callers_options_are_not_changed(small):
     assert small.model.generation_config.to_dict() == config
 
 
-# ------------------------------------------------------------------------------------- logits processors and streamers
+# -------------------------------------------------------------------------------------- logits processors and progress
 
 
 class Forbid:
@@ -516,71 +516,51 @@ def test_a_logits_processor_that_leaves_nothing_to_draw_is_an_error(small, sampl
         small.model.generate_fine([torch.zeros(2, 3, dtype=torch.long)], **nothing)
 
 
-def test_a_streamer_may_keep_and_change_what_it_gets(small):
+def test_what_progress_gets_may_be_kept_and_changed(small):
     kept = []
-
-    class Spoiler(Streamer):
-        def put(self, value):
-            kept.append((value.ids, None if value.ids is None else value.ids.clone()))
-
     inputs = small.processor(TEXTS[:2])
     wanted = small.model.generate_semantic(**inputs, seed=1, max_new_tokens=9)
-    small.model.generate_semantic(**inputs, seed=1, max_new_tokens=9, streamer=Spoiler())
+    run = {"seed": 1, "max_new_tokens": 9}
+    small.model.generate_semantic(**inputs, **run, progress=lambda one: kept.append((one.ids, one.ids.clone())))
     assert all(torch.equal(ids, then) for ids, then in kept)
-    spoil = type("Spoil", (Streamer,), {"put": lambda self, value: value.ids.zero_()})
-    spoilt = small.model.generate_semantic(**inputs, seed=1, max_new_tokens=9, streamer=spoil())
+    spoilt = small.model.generate_semantic(**inputs, **run, progress=lambda one: one.ids.zero_())
     assert all(map(torch.equal, spoilt, wanted))
 
 
-class Streamer(list):
-    """A list, false while it is empty: the model must not ask whether a streamer is true."""
-
-    ended = 0
-
-    def put(self, value):
-        assert not self.ended
-        self.append(value)
-
-    def end(self):
-        self.ended += 1
-
-
-def test_streamer_gets_rising_progress_of_every_stage_and_an_end(small):
-    streamer = Streamer()
-    small.model.generate(**small.processor(TEXTS[:2]), seed=1, max_new_tokens=25, streamer=streamer)
-    assert streamer.ended == 1
-    assert all(isinstance(one, bark_hf.Progress) for one in streamer)
-    stages = [one.stage for one in streamer]
+def test_progress_rises_in_every_stage(small):
+    told = []
+    small.model.generate(**small.processor(TEXTS[:2]), seed=1, max_new_tokens=25, progress=told.append)
+    assert all(isinstance(one, bark_hf.Progress) for one in told)
+    stages = [one.stage for one in told]
     assert list(dict.fromkeys(stages)) == ["semantic", "coarse", "fine", "codec"]
     for stage in set(stages):
-        done = [one.done for one in streamer if one.stage == stage]
-        totals = {one.total for one in streamer if one.stage == stage}
+        done = [one.done for one in told if one.stage == stage]
+        totals = {one.total for one in told if one.stage == stage}
         assert done == list(range(1, len(done) + 1))
         assert len(totals) == 1
         assert done[-1] <= totals.pop()
-    for one in streamer:
+    for one in told:
         assert one.ids is None or one.ids.shape == (2,)
 
 
-def test_streamer_of_a_single_stage(small):
+def test_progress_of_a_single_stage(small):
     model = small.model
     runs = {
-        "semantic": lambda s: model.generate_semantic(**small.processor("the"), max_new_tokens=3, streamer=s),
-        "coarse": lambda s: model.generate_coarse(semantic_rows(3), streamer=s),
-        "fine": lambda s: model.generate_fine([torch.zeros(2, 3, dtype=torch.long)], streamer=s),
+        "semantic": lambda put: model.generate_semantic(**small.processor("the"), max_new_tokens=3, progress=put),
+        "coarse": lambda put: model.generate_coarse(semantic_rows(3), progress=put),
+        "fine": lambda put: model.generate_fine([torch.zeros(2, 3, dtype=torch.long)], progress=put),
     }
     for stage, run in runs.items():
-        streamer = Streamer()
-        run(streamer)
-        assert {one.stage for one in streamer} == {stage}
-        assert streamer.ended == 1
+        told = []
+        run(told.append)
+        assert {one.stage for one in told} == {stage}
 
 
 def test_progress_knows_the_duration_limit(small):
-    streamer = Streamer()
+    told = []
     inputs = small.processor("the")
-    small.model.generate_semantic(**inputs, max_duration=0.2, allow_early_stop=False, streamer=streamer)
-    assert streamer[-1].done == streamer[-1].total == 10
+    small.model.generate_semantic(**inputs, max_duration=0.2, allow_early_stop=False, progress=told.append)
+    assert told[-1].done == told[-1].total == 10
 
 
 # ------------------------------------------------------------------------------------------------------------- results

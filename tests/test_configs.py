@@ -349,8 +349,8 @@ def test_sections_of_a_plain_generation_config_are_checked_and_join_its_flat_fie
 
 
 def test_what_a_callers_config_sets_in_vain_is_an_error():
-    with pytest.raises(ValueError, match=r"`repetition_penalty` \(1.5\).*may set do_sample, temperature"):
-        merged(GenerationConfig(repetition_penalty=1.5))
+    with pytest.raises(ValueError, match=r"`length_penalty` \(1.5\).*may set do_sample, temperature"):
+        merged(GenerationConfig(length_penalty=1.5))
     config = BarkGenerationConfig()
     config.temperature = 0.3
     with pytest.raises(ValueError, match=r"`temperature` \(0.3\).*semantic_config"):

@@ -224,7 +224,7 @@ def test_generate_survives_malformed_options(small, options):
 
 
 @FAST
-@given(name=st.sampled_from(["generation_config", "logits_processor", "streamer"]), value=junk)
+@given(name=st.sampled_from(["generation_config", "logits_processor", "streamer", "progress"]), value=junk)
 def test_generate_survives_malformed_objects(small, name, value):
     if value is print:
         return  # a callable is a logits processor, and what it returns is its own affair
@@ -412,8 +412,10 @@ def test_a_stage_call_knows_its_own_keywords_only(no_network):
     "keywords",
     [
         {"num_beams": 4},
-        {"num_return_sequences": 2},
+        {"semantic_num_beams": 4},
         {"assistant_model": object()},
+        {"prompt_lookup_num_tokens": 3},
+        {"length_penalty": 0.9},
         {"num_beam_groups": 2},
         {"output_scores": True},
         {"num_beams": torch.tensor([1, 2])},
@@ -424,7 +426,7 @@ def test_what_is_not_implemented_is_a_clear_error(no_network, keywords):
         no_network.generate(torch.tensor([[5]]), **keywords)
 
 
-@pytest.mark.parametrize("keywords", [{"num_beams": 4}, {"num_return_sequences": 2, "do_sample": True}])
+@pytest.mark.parametrize("keywords", [{"num_beams": 4}, {"output_scores": True}])
 def test_what_is_not_implemented_is_an_error_in_a_generation_config_too(no_network, keywords):
     with pytest.raises(ValueError, match=f"{next(iter(keywords))}.*not implemented"):
         no_network.generate(torch.tensor([[5]]), generation_config=GenerationConfig(**keywords))
@@ -564,6 +566,7 @@ def test_what_is_no_generation_config_is_refused(no_network, config):
         {"history_prompt": [None, None]},
         {"logits_processor": []},
         {"streamer": print},
+        {"progress": "bar"},
         {"attention_mask": torch.ones(1, 3)},
         {"input_ids": torch.tensor([[10_000]])},
         {"input_ids": torch.tensor([[-1]])},

@@ -27,13 +27,13 @@ RANKS = [
     {
         "audio",
         "generation_configuration_bark",
-        "generation_options",
+        "generation_processors",
         "vocabulary",
         "voices",
         "codec",
         "decoding",
     },
-    {"generation_stages", "generation_inputs", "voice_presets", "codec_stream", "chats"},
+    {"generation_options", "generation_stages", "generation_inputs", "voice_presets", "codec_stream", "chats"},
     {"generation_run"},
     {"generation_stream"},
     {"generation_bark"},
@@ -46,7 +46,7 @@ RANKS = [
     {"training", "convert", "bench", "bundled", "compat", "registration", "remote_code"},
     {"apps"},
 ]
-CORE = [name for rank in RANKS[:11] for name in rank if name != "audio"]
+CORE = [name for rank in RANKS[:12] for name in rank if name != "audio"]
 ALLOWED_IN_CORE = {"torch", "transformers", "numpy", "safetensors", "huggingface_hub"} | sys.stdlib_module_names
 LAZILY = {"accelerate", "numba", "py3langid", "sklearn", "soundfile"}  # inside a function, or where absent left out
 

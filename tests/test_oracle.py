@@ -371,6 +371,40 @@ def test_greedy_semantic_tokens_are_equal(from_ours, voice, both_steps):
         assert len(wanted.unique()) > 1, "too dull to tell anything"
 
 
+RULES = {  # made from the ids that come without them
+    "repetition_penalty": lambda ids: {"repetition_penalty": 1.4},
+    "no_repeat_ngram_size": lambda ids: {"no_repeat_ngram_size": 2},
+    "bad_words_ids": lambda ids: {"bad_words_ids": [[ids[3]], ids[:2], ids[5:8]]},
+    "begin_suppress_tokens": lambda ids: {"begin_suppress_tokens": ids},
+    "min_new_tokens": lambda ids: {"min_new_tokens": min(60, len(ids) + 3)},
+    "all": lambda ids: {"repetition_penalty": 1.2, "no_repeat_ngram_size": 3, "bad_words_ids": [[ids[2]]]},
+}
+
+
+@pytest.mark.parametrize("rules", RULES.values(), ids=RULES)
+def test_greedy_semantic_tokens_under_rules_are_equal(from_ours, rules):
+    """Id 1 is forbidden: there the dummy prompt of ones counts as generated. `suppress_tokens` is ignored there."""
+    ours, theirs, _ = from_ours
+    run = {"do_sample": False, "max_new_tokens": 60, "bad_words_ids": [[1]]}
+    texts = torch.randint(5, 340, (8, 256))
+    row, plain = min(enumerate(ours.generate_semantic(texts, **run)), key=lambda one: abs(len(one[1]) - 20))
+    ids = texts[row : row + 1]
+    found = rules(plain.tolist())
+    run["bad_words_ids"] = [[1], *found.pop("bad_words_ids", [])]
+    wanted = theirs.semantic.generate(
+        ids.clone(),
+        semantic_generation_config=their_stages(theirs)["semantic_generation_config"],
+        attention_mask=torch.ones_like(ids),
+        min_eos_p=None,
+        **run,
+        **found,
+    )[0]
+    wanted = wanted[: (wanted == 200).nonzero()[0, 0]] if 200 in wanted else wanted
+    got = ours.generate_semantic(ids, **run, **found)[0]
+    assert torch.equal(got, wanted)
+    assert not torch.equal(got, plain) or len(plain) == 60
+
+
 @VOICES
 @pytest.mark.parametrize("max_coarse_history", [630, 120])
 def test_greedy_coarse_codes_are_equal(from_ours, voice, max_coarse_history, both_steps):

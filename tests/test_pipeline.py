@@ -91,6 +91,12 @@ def test_stock_takes_lists(small, stock):
         assert_spoken(result, spoken(small, text, seed=2))
 
 
+def test_several_samples_of_a_text_are_refused(pipe):
+    """All but the first would be dropped."""
+    with pytest.raises(ValueError, match=r"one result for each text; for 2 samples call `model.generate`"):
+        pipe(TEXTS[0], generate_kwargs={"num_return_sequences": 2})
+
+
 def test_a_pipeline_does_not_change_the_models_generation_config(small, stock, pipe):
     assert (
         small.model.generation_config.to_dict()

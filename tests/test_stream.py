@@ -174,7 +174,7 @@ def test_overlap_hears_the_first_window_before_the_last_semantic_id(small, monke
     run = generation_stages.run_jobs
     stream = small.model.stream(
         **small.processor(TEXT), seed=3, overlap=0.5, allow_early_stop=False, max_new_tokens=300, lookahead=0.0,
-        streamer=type("Count", (), {"put": lambda self, one: ids.append(one.stage), "end": lambda self: None})(),
+        progress=lambda one: ids.append(one.stage),
     )  # fmt: skip
     next(stream)
     assert 0 < ids.count("semantic") < 100
@@ -235,12 +235,10 @@ def test_bad_input_is_refused_before_the_first_piece(small):
 
 @pytest.mark.parametrize("lookahead", [None, 0.2])
 @pytest.mark.parametrize("overlap", [None, 0.3])
-def test_the_streamer_hears_of_every_stage(small, lookahead, overlap):
+def test_progress_tells_of_every_stage(small, lookahead, overlap):
     told = []
-    streamer = type("Told", (), {"put": lambda self, one: told.append(one), "end": lambda self: told.append(None)})()
     options = {"lookahead": lookahead, "overlap": overlap, "max_new_tokens": 80, "allow_early_stop": False}
-    pieces = list(small.model.stream(**small.processor(TEXT), seed=3, streamer=streamer, **options))
-    assert told.pop() is None
+    pieces = list(small.model.stream(**small.processor(TEXT), seed=3, progress=told.append, **options))
     for stage in ("semantic", "coarse", "fine", "codec"):
         done = [(one.done, one.total) for one in told if one.stage == stage]
         assert [one for one, _ in done] == sorted({one for one, _ in done}), stage

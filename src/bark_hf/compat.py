@@ -104,18 +104,19 @@ def generate_text_semantic(
     if not isinstance(text, str):
         raise ValueError(f"`text` must be one string, got {type(text).__name__}.")
     model, processor = _loaded()
-    (ids,) = model.generate_semantic(
-        **processor(text),
-        history_prompt=_voice(processor, history_prompt),
-        temperature=temp,
-        top_k=top_k,
-        top_p=top_p,
-        min_eos_p=min_eos_p,
-        max_duration=max_gen_duration_s,
-        allow_early_stop=allow_early_stop,
-        seed=seed,
-        streamer=None if silent else _Bar(),
-    )
+    with _Bar() as bar:
+        (ids,) = model.generate_semantic(
+            **processor(text),
+            history_prompt=_voice(processor, history_prompt),
+            temperature=temp,
+            top_k=top_k,
+            top_p=top_p,
+            min_eos_p=min_eos_p,
+            max_duration=max_gen_duration_s,
+            allow_early_stop=allow_early_stop,
+            seed=seed,
+            progress=None if silent else bar.put,
+        )
     return ids.cpu().numpy()
 
 
@@ -126,17 +127,18 @@ def generate_coarse(
 ) -> np.ndarray:  # fmt: skip
     """(S,) semantic ids -> (2, T) int64 codes."""
     model, processor = _loaded()
-    (codes,) = model.generate_coarse(
-        [x_semantic],
-        _voice(processor, history_prompt),
-        temperature=temp,
-        top_k=top_k,
-        top_p=top_p,
-        max_coarse_history=max_coarse_history,
-        sliding_window_len=sliding_window_len,
-        seed=seed,
-        streamer=None if silent else _Bar(),
-    )
+    with _Bar() as bar:
+        (codes,) = model.generate_coarse(
+            [x_semantic],
+            _voice(processor, history_prompt),
+            temperature=temp,
+            top_k=top_k,
+            top_p=top_p,
+            max_coarse_history=max_coarse_history,
+            sliding_window_len=sliding_window_len,
+            seed=seed,
+            progress=None if silent else bar.put,
+        )
     return codes.cpu().numpy()
 
 
@@ -146,9 +148,10 @@ def generate_fine(
 ) -> np.ndarray:  # fmt: skip
     """(2, T) codes -> (8, T) int32 codes; `temp=None` is argmax."""
     model, processor = _loaded()
-    streamer = None if silent else _Bar()
     voice = _voice(processor, history_prompt)
-    (codes,) = model.generate_fine([x_coarse_gen], voice, temperature=temp, seed=seed, streamer=streamer)
+    with _Bar() as bar:
+        progress = None if silent else bar.put
+        (codes,) = model.generate_fine([x_coarse_gen], voice, temperature=temp, seed=seed, progress=progress)
     return codes.cpu().numpy().astype(np.int32)
 
 
@@ -227,7 +230,7 @@ def _voice(processor: BarkProcessor, history_prompt: Any) -> Voice | None:
 
 
 class _Bar:
-    """A streamer that draws one stage's progress on stderr, from its first report on."""
+    """Draws one stage's progress on stderr, from its first report on, for as long as a `with` lasts."""
 
     def __init__(self):
         self.bar: tqdm | None = None
@@ -238,6 +241,9 @@ class _Bar:
         self.bar.total = progress.total
         self.bar.update(progress.done - self.bar.n)
 
-    def end(self) -> None:
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception) -> None:
         if self.bar is not None:
             self.bar.close()

@@ -386,8 +386,8 @@ def process(scores: Tensor, first: int, end: int, logits_processor, generated: T
         if not scores[:, first:end].amax(-1).isfinite().all():
             return scores  # not the processor's doing: sampling shows it
         raise ValueError(
-            f"`logits_processor` left no id to draw: among the legal ids, {first} to {end - 1}, every row needs a "
-            "finite score, and none may be NaN or +inf. Forbid fewer ids."
+            f"`logits_processor`, or keywords that forbid ids, left no id to draw: among the legal ids, {first} to "
+            f"{end - 1}, every row needs a finite score, and none may be NaN or +inf. Forbid fewer ids."
         )
     return processed
 

@@ -4,7 +4,7 @@ Knows nothing of the networks' insides or of files. Everything is checked before
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
@@ -20,9 +20,18 @@ from .codec_stream import check_causal
 from .cpu import has_amx
 from .decoding import SessionPool
 from .generation_configuration_bark import BarkGenerationConfig
-from .generation_inputs import check_batch_size, check_ids, check_texts, check_voices, flatten_turns, join_turns
-from .generation_options import all_options, stage_options
+from .generation_inputs import (
+    check_batch_size,
+    check_ids,
+    check_seeds,
+    check_texts,
+    check_voices,
+    flatten_turns,
+    join_turns,
+)
+from .generation_options import all_options, refuse_unread, return_sequences, stage_options
 from .generation_run import Request, Run, warn_silent
+from .generation_stages import Progress
 from .generation_stream import stream_audio
 from .hub_files import find_file
 from .quantization import quantize_linears
@@ -76,36 +85,68 @@ class BarkGenerationMixin:
         seed: int | list[int] | None = None,
         generator: torch.Generator | None = None,
         logits_processor=None,
+        num_return_sequences: int | None = None,
         streamer=None,
+        progress: Callable[[Progress], None] | None = None,
         batch_size: int | None = None,
         return_dict_in_generate: bool | None = None,
         **options,
     ) -> Tensor | tuple[Tensor, Tensor] | BarkGenerateOutput:
         """Text ids (B, L) -> speech.
 
-        input_ids, attention_mask: the tokenizer's ids (a row's first 256 count) and 1 where they are text; without a
-        mask, trailing zeros are padding. history_prompt: a voice for all rows, or a list with one or None for each.
-        Options: `semantic_`, `coarse_`, `fine_` + do_sample, temperature, top_k, top_p, max_new_tokens; unprefixed
-        temperature, top_k, top_p mean semantic and coarse, do_sample all; min_eos_p, allow_early_stop,
-        max_duration (s), max_new_tokens the semantic stage; max_coarse_history, sliding_window_len the coarse stage.
-        None switches a setting off. seed: row i gets seed + i, or a list with one each; without it the seeds come
-        from `generator` or torch's global one. streamer: its `put` gets `Progress` tuples, its `end` ends it.
-        batch_size: how many rows run at a time (None: all); a row that ends makes room for the next.
+        A stage's scores pass through the keywords' penalties and forbidden ids (repetition_penalty,
+        no_repeat_ngram_size, bad_words_ids, min_new_tokens, suppress_tokens, begin_suppress_tokens: transformers' own
+        classes), `logits_processor`, the keywords' filters (top_h, min_p, typical_p, epsilon_cutoff, eta_cutoff),
+        top_p, top_k and, last, the temperature; min_eos_p is compared with what comes out. So filters look at
+        probabilities before the temperature, as the original's do, and transformers' after it. Processors get one
+        row's generated ids (n, L), of the fine stage a frame's earlier codebooks, and scores (n, V) of all ids.
+
         Ids of chats (B, T, L), as `processor.apply_chat_template` gives them, become one audio for each chat, its
         turns joined in order. Voices, seeds and all ids are then the turns', audio and lengths the chats'.
 
-        Returns audio (B, N) float32, or (audio, lengths (B,)), or a `BarkGenerateOutput`.
-        Raises ValueError or TypeError, before any network runs, for input that cannot be spoken."""
+        Args:
+            input_ids: the tokenizer's ids; a row's first 256 count.
+            history_prompt: a voice for all texts, or a list with one or None for each.
+            return_output_lengths: also returns each row's number of samples.
+            attention_mask: (B, L), 1 where the ids are text; without it trailing zeros are padding.
+            generation_config: a GenerationConfig or BarkGenerationConfig; it wins over the model's where it says
+                something, and a keyword wins over it.
+            seed: row i gets seed + i, also where a text has several rows. A list has one for each text, whose
+                sample j gets its seed + j, or one for each row. Without it the seeds come from `generator` or torch's
+                global one.
+            logits_processor: a LogitsProcessorList for all stages.
+            num_return_sequences: samples of each text; the rows are those of text 0, then those of text 1, and so on.
+            streamer: transformers' TextStreamer or its like, for one row: `put` gets the text's ids (1, L), then each
+                semantic id (1,) as it is sampled, then `end` is called. The ids are no text: a streamer's `tokenizer`
+                must have a `decode` that says what to show of them.
+            progress: a function that is called with `Progress` tuples.
+            batch_size: how many rows run at a time (None: all); a row that ends makes room for the next.
+            return_dict_in_generate: True for a `BarkGenerateOutput`.
+            **options: with the prefix `semantic_`, `coarse_` or `fine_`: do_sample, temperature, top_k, top_p, min_p,
+                typical_p, epsilon_cutoff, eta_cutoff, top_h, suppress_tokens; semantic and coarse also
+                max_new_tokens, repetition_penalty, no_repeat_ngram_size, bad_words_ids, begin_suppress_tokens,
+                max_time (seconds from a row's start in the stage) and stopping_criteria (called with each row's ids
+                (1, L); the id that it stops at is kept, of coarse ids whole frames). Only the semantic stage has
+                min_new_tokens, min_eos_p, allow_early_stop and max_duration (seconds of speech), only the coarse one
+                max_coarse_history and sliding_window_len. Without a prefix do_sample means all stages; filters,
+                penalties and the temperature the semantic and the coarse one; what stops or names ids the semantic
+                one. None switches a setting off.
+
+        Returns:
+            audio (B * num_return_sequences, N) float32, or (audio, lengths), or a `BarkGenerateOutput`.
+
+        Raises:
+            ValueError, TypeError: before any network runs, for input that cannot be spoken."""
         run = Run(self, all_options(self._checked_generation_config(), generation_config, options))
-        run.callbacks(logits_processor, streamer)
+        run.callbacks(logits_processor, streamer, progress)
         input_ids, attention_mask, history_prompt, turns = flatten_turns(input_ids, attention_mask, history_prompt)
-        texts = check_texts(input_ids, attention_mask, run.vocabulary)
-        voices = check_voices(history_prompt, len(texts), run.vocabulary)
-        seeds = row_seeds(len(texts), seed, generator)
-        requests = [Request(*parts) for parts in zip(range(len(texts)), texts, voices, seeds, strict=True)]
-        slots = check_batch_size(batch_size, len(texts))
+        samples = return_sequences(self.generation_config, generation_config, num_return_sequences)
+        if turns and samples > 1:
+            raise ValueError(f"A chat becomes one audio, `num_return_sequences` is {samples}. Call once for each.")
+        requests = _text_requests(run, input_ids, attention_mask, history_prompt, samples, seed, generator)
+        slots = check_batch_size(batch_size, len(requests))
+        seeds = [request.seed for request in requests]
         made = sorted(run.speak(requests, slots, together=slots), key=lambda result: result.index)
-        run.end()
         warn_silent(made)
         waves = [result.audio for result in made]
         if turns:
@@ -135,15 +176,17 @@ class BarkGenerationMixin:
         inputs: an iterable of what the processor gives for one text; with `processor`, also of texts, (text, voice)
         and (text, voice, seed). It is read as rows get free: `batch_size` texts run at a time in each stage, and one
         that ends makes room for the next at once. seed: an integer; text i gets seed + i, unless it brings its own.
-        Other keywords as in `generate`. A text without speech gives zero samples.
+        Other keywords as in `generate`, but for num_return_sequences, streamer and progress. A text without speech
+        gives zero samples.
 
         Raises ValueError or TypeError at once for options that cannot be, and for an input when it is read."""
         run = Run(self, all_options(self._checked_generation_config(), generation_config, options))
-        run.callbacks(logits_processor, None)
+        run.callbacks(logits_processor)
+        self._check_one_sample("generate_many", generation_config)
         if isinstance(seed, list | tuple):
             raise ValueError("`seed` must be an integer; for a seed of its own pass a text as (text, voice, seed).")
         if seed is not None:
-            row_seeds(1, seed)
+            (seed,) = row_seeds(1, seed)
         slots = check_batch_size(batch_size, None)
         return self._generate_many(run, _requests(inputs, processor, seed, run.vocabulary), slots)
 
@@ -181,6 +224,7 @@ class BarkGenerationMixin:
         generator: torch.Generator | None = None,
         logits_processor=None,
         streamer=None,
+        progress: Callable[[Progress], None] | None = None,
         **options,
     ) -> Iterator[np.ndarray]:
         """Text ids (1, L) -> the pieces of its speech, (N_i,) float32, as each is made. Closing it frees everything.
@@ -189,16 +233,18 @@ class BarkGenerationMixin:
         those of `generate` for the same seed, up to float rounding, and come late: a text within one fine window (a
         voice and 7 s) after its last coarse code. With less the first comes sooner, and codebooks 2 to 7 know less of
         what follows. overlap: seconds of semantic ids behind a coarse window before it is made, so that both stages
-        advance together: sooner still, other samples; None waits for the last. streamer: as in `generate`, but that
-        the codec's progress, and with a look-ahead the fine stage's, is in frames. Others as in `generate`.
+        advance together: sooner still, other samples; None waits for the last. progress: as in `generate`, but that
+        the codec's, and with a look-ahead the fine stage's, is in frames. Others as in `generate`.
         Raises ValueError or TypeError at once for input that cannot be spoken, or a codec that is not causal."""
         run = Run(self, all_options(self._checked_generation_config(), generation_config, options))
-        run.callbacks(logits_processor, streamer)
+        run.callbacks(logits_processor, streamer, progress)
+        self._check_one_sample("stream", generation_config)
         texts = check_texts(input_ids, attention_mask, run.vocabulary)
         if len(texts) != 1:
             raise ValueError(f"`stream` speaks one text, got {len(texts)}; `generate` takes several.")
         (voice,) = check_voices(history_prompt, 1, run.vocabulary)
         (row_seed,) = row_seeds(1, seed, generator)
+        run.follow(texts)
         check_causal(self.codec_model)
         for name, seconds in (("lookahead", lookahead), ("overlap", overlap)):
             number = isinstance(seconds, Real) and not isinstance(seconds, bool)
@@ -213,62 +259,66 @@ class BarkGenerationMixin:
     def _stream(self, run: Run, request: Request, lookahead: int | None, ahead: int | None) -> Iterator[np.ndarray]:
         for audio in stream_audio(run, request, lookahead, ahead):
             yield audio.cpu().numpy()
-        run.end()
         warn_silent([request])
 
     @torch.no_grad()
     def generate_semantic(
         self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, history_prompt: Any = None, *,
-        generation_config=None, seed=None, generator=None, logits_processor=None, streamer=None, **options,
+        generation_config=None, seed=None, generator=None, logits_processor=None, num_return_sequences=None,
+        streamer=None, progress=None, **options,
     ) -> list[Tensor]:  # fmt: skip
-        """Text ids (B, L) -> list of (S_i,) int64 semantic ids. The stage's keywords are unprefixed."""
+        """Text ids (B, L) -> list of (S_i,) int64 semantic ids. Keywords as in `generate`, the stage's unprefixed."""
         stage = stage_options("semantic", self._checked_generation_config(), generation_config, options)
         run = Run(self, (stage, None, None))
-        run.callbacks(logits_processor, streamer)
-        texts = check_texts(input_ids, attention_mask, run.vocabulary)
-        voices = check_voices(history_prompt, len(texts), run.vocabulary)
-        seeds = row_seeds(len(texts), seed, generator)
-        requests = [Request(*parts) for parts in zip(range(len(texts)), texts, voices, seeds, strict=True)]
-        made = sorted(run.semantic(requests, len(texts)), key=lambda request: request.index)
-        run.end()
+        run.callbacks(logits_processor, streamer, progress)
+        samples = return_sequences(self.generation_config, generation_config, num_return_sequences)
+        requests = _text_requests(run, input_ids, attention_mask, history_prompt, samples, seed, generator)
+        made = sorted(run.semantic(requests, len(requests)), key=lambda request: request.index)
         warn_silent(made)
         return [request.semantic for request in made]
 
     @torch.no_grad()
     def generate_coarse(
         self, semantic: list[Tensor] | Tensor, history_prompt: Any = None, *,
-        generation_config=None, seed=None, generator=None, logits_processor=None, streamer=None, **options,
+        generation_config=None, seed=None, generator=None, logits_processor=None, num_return_sequences=None,
+        streamer=None, progress=None, **options,
     ) -> list[Tensor]:  # fmt: skip
-        """List of (S_i,) semantic ids -> list of (n_coarse_codebooks, T_i) int64 codes."""
+        """List of (S_i,) semantic ids -> list of (n_coarse_codebooks, T_i) int64 codes.
+
+        Keywords as in `generate`, unprefixed. A streamer gets the semantic ids (1, S), then each coarse id (1,)."""
         stage = stage_options("coarse", self._checked_generation_config(), generation_config, options)
         run = Run(self, (None, stage, None))
-        run.callbacks(logits_processor, streamer)
+        run.callbacks(logits_processor, streamer, progress)
+        samples = return_sequences(self.generation_config, generation_config, num_return_sequences)
         rows = check_ids(semantic, (None,), run.vocabulary.semantic_vocab_size, "semantic ids (S,)")
         voices = check_voices(history_prompt, len(rows), run.vocabulary)
-        seeds = row_seeds(len(rows), seed, generator)
+        seeds = check_seeds(len(rows), samples, seed, generator)
+        rows, voices = _repeated(rows, samples), _repeated(voices, samples)
         parts = zip(range(len(rows)), voices, seeds, rows, strict=True)
         requests = [Request(i, None, voice, one, semantic=row) for i, voice, one, row in parts]
+        run.follow(rows)
         made = sorted(run.coarse(iter(requests), len(rows)), key=lambda request: request.index)
-        run.end()
         return [request.coarse for request in made]
 
     @torch.no_grad()
     def generate_fine(
         self, coarse: list[Tensor] | Tensor, history_prompt: Any = None, *,
-        generation_config=None, seed=None, generator=None, logits_processor=None, streamer=None, **options,
+        generation_config=None, seed=None, generator=None, logits_processor=None, num_return_sequences=None,
+        progress=None, **options,
     ) -> list[Tensor]:  # fmt: skip
-        """List of (2, T_i) codes -> list of (8, T_i) int64 codes."""
+        """List of (2, T_i) codes -> list of (8, T_i) int64 codes. Keywords as in `generate`, unprefixed."""
         stage = stage_options("fine", self._checked_generation_config(), generation_config, options)
         run = Run(self, (None, None, stage))
-        run.callbacks(logits_processor, streamer)
+        run.callbacks(logits_processor, progress=progress)
+        samples = return_sequences(self.generation_config, generation_config, num_return_sequences)
         k = run.vocabulary.n_coarse_codebooks
         rows = check_ids(coarse, (k, None), run.vocabulary.codebook_size, f"coarse codes ({k}, T)")
         voices = check_voices(history_prompt, len(rows), run.vocabulary)
-        seeds = row_seeds(len(rows), seed, generator)
+        seeds = check_seeds(len(rows), samples, seed, generator)
+        rows, voices = _repeated(rows, samples), _repeated(voices, samples)
         parts = zip(range(len(rows)), voices, seeds, rows, strict=True)
         requests = [Request(i, None, voice, one, coarse=row) for i, voice, one, row in parts]
         made = list(run.fine(iter(requests), len(rows)))
-        run.end()
         return [request.fine for request in made]
 
     @torch.no_grad()
@@ -386,7 +436,21 @@ class BarkGenerationMixin:
     def _vocabulary(self) -> Vocabulary:
         return Vocabulary.of(self.generation_config)
 
+    def _check_one_sample(self, caller: str, generation_config) -> None:
+        count = return_sequences(self.generation_config, generation_config, None)
+        if count != 1:
+            raise ValueError(
+                f"`{caller}` makes one sample of each text, and the generation config's `num_return_sequences` is "
+                f"{count}: set it to 1, or call `generate`."
+            )
+
     def _checked_generation_config(self):
+        if not isinstance(self.generation_config, BarkGenerationConfig):
+            raise TypeError(
+                "`model.generation_config` must be a BarkGenerationConfig, which has a section for each stage, got "
+                f"{type(self.generation_config).__name__}. Give other configs to `generate` as `generation_config`."
+            )
+        refuse_unread(self.generation_config, "model.generation_config")
         stages = (self.semantic, self.coarse_acoustics, self.fine_acoustics, self.codec_model)
         self._vocabulary().check_against(*(stage.config for stage in stages))
         return self.generation_config
@@ -396,6 +460,22 @@ def generation_config_of(source: str | Path, **hub: Any) -> BarkGenerationConfig
     """A checkpoint's own generation config; Suno's values where it has none. `hub` and errors as in `find_file`."""
     found = find_file(source, "generation_config.json", **hub)
     return BarkGenerationConfig() if found is None else BarkGenerationConfig.from_pretrained(Path(found).parent)
+
+
+def _text_requests(
+    run: Run, input_ids, attention_mask, history_prompt, samples: int, seed, generator
+) -> list[Request]:
+    """Checked requests, `samples` for each text, and the streamer's prompt."""
+    texts = check_texts(input_ids, attention_mask, run.vocabulary)
+    voices = check_voices(history_prompt, len(texts), run.vocabulary)
+    seeds = check_seeds(len(texts), samples, seed, generator)
+    texts, voices = _repeated(texts, samples), _repeated(voices, samples)
+    run.follow(texts)
+    return [Request(*parts) for parts in zip(range(len(texts)), texts, voices, seeds, strict=True)]
+
+
+def _repeated(rows: list, samples: int) -> list:
+    return [row for row in rows for _ in range(samples)]
 
 
 def _requests(inputs: Iterable[Any], processor, seed: int | None, vocabulary: Vocabulary) -> Iterator[Request]:

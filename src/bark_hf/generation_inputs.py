@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .generation_configuration_bark import plain
+from .sampling import row_seeds
 from .vocabulary import Vocabulary
 from .voices import Voice
 
@@ -133,7 +135,18 @@ def _integer_tensor(value, name: str) -> Tensor:
     return tensor.cpu().long()
 
 
+def check_seeds(texts: int, samples: int, seed, generator: torch.Generator | None) -> list[int]:
+    """A seed for each row; sample j of text i is row i * samples + j.
+
+    An integer gives row r seed + r, a list with one for each text sample j its text's seed + j, a longer one each row
+    its own."""
+    if isinstance(seed, list | tuple) and len(seed) == texts:
+        return [row_seed for one in row_seeds(texts, list(seed), generator) for row_seed in row_seeds(samples, one)]
+    return row_seeds(texts * samples, seed, generator)
+
+
 def check_batch_size(batch_size: int | None, rows: int | None) -> int:
+    batch_size = plain(batch_size)
     if batch_size is None and rows is not None:
         return rows
     if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from .decoding import not_finite, pick, process, run_jobs
 from .fast_step import has_stock_forward
+from .generation_processors import stopping_criteria
 from .sampling import random_stream, uniforms
 from .vocabulary import Vocabulary
 
 
 class Progress(NamedTuple):
-    """What a streamer's `put` gets: the stage's name, how much of it is done, of how much at most, and the new ids."""
+    """What `progress` is called with: a stage's name, how much of it is done, of how much at most, and the new ids."""
 
     stage: str
     done: int
@@ -49,6 +50,7 @@ class SemanticJob:
         self.total = min(limit for limit in limits if limit is not None)
         self.end = vocabulary.semantic_vocab_size + options.allow_early_stop  # the last legal id is EOS, or before it
         self.noise = uniforms(random_stream(seed, "semantic"), self.total)
+        self.criteria, self.minimum = stopping_criteria(options), options.min_new_tokens or 0
         self.drawn, self.stale, self.done = 0, True, False
         self._ids: list[Tensor] = []
 
@@ -63,10 +65,13 @@ class SemanticJob:
         return 0, self.end
 
     def take(self, ids: Tensor, stopped: Tensor) -> None:
+        if self.drawn < self.minimum:  # EOS is forbidden there: a probability of 0 may still reach `min_eos_p`
+            early = torch.arange(self.drawn, self.drawn + len(ids)) < self.minimum
+            stopped = stopped & ~(early & (ids != self.vocabulary.semantic_pad_token))
         ends = stopped.nonzero().flatten().tolist()
         self._ids.append(ids[: ends[0]] if ends else ids)
         self.drawn += len(ids)
-        self.done = bool(ends) or self.drawn == self.total
+        self.done = bool(ends) or self.drawn == self.total or _met(self.criteria, self.ids)
 
     @property
     def ids(self) -> Tensor:
@@ -84,6 +89,7 @@ class CoarseJob:
             k = vocabulary.n_coarse_codebooks
             self.total = min(self.total, options.max_new_tokens // k * k)
         self.noise = uniforms(random_stream(seed, "coarse"), self.total)
+        self.criteria = stopping_criteria(options)
         history, self.coarse = self._history(voice)
         self.n_semantic_history, self.n_coarse_history = len(history), len(self.coarse)
         self.semantic = torch.cat([history, semantic])
@@ -132,6 +138,11 @@ class CoarseJob:
         self.coarse = torch.cat([self.coarse, ids])
         begun = self.window_end - self.options.sliding_window_len
         self.drawn += len(ids)
+        if _met(self.criteria, self.ids):  # whole frames are kept
+            self.total = self.drawn = (
+                self.drawn // self.vocabulary.n_coarse_codebooks * self.vocabulary.n_coarse_codebooks
+            )
+            self.coarse = self.coarse[: self.n_coarse_history + self.total]
         if self.drawn == self.window_end and not self.done:
             # where nothing is cut or shifted, the next window's input is the cache's content with ids appended
             same = self.first(self.drawn) == self.first(begun)
@@ -158,26 +169,34 @@ class CoarseJob:
         return self.vocabulary.unflatten_ids(self.ids)
 
 
+def _met(criteria, ids: Tensor) -> bool:
+    """Whether one row's stopping criteria end it after its last id, which is kept."""
+    return criteria is not None and bool(criteria(ids[None], None).any())
+
+
 def run_semantic(
     sessions, model, jobs: Iterable[SemanticJob], slots: int, options, vocabulary: Vocabulary,
     processor=None, report=None, look_every: int = 1, partial: bool = False,
 ) -> Iterator[SemanticJob]:  # fmt: skip
     """Yields the jobs as they end, each with its `ids`; with `partial` also whenever one has new ids."""
     eos = vocabulary.semantic_pad_token if options.allow_early_stop else None
+    every = 1 if options.has_criteria else look_every if partial or eos is not None else None
     yield from run_jobs(
         sessions, model, jobs, slots, model.config.block_size, options,
         eos=eos, logits_processor=processor, report=_reporter("semantic", report),
-        look_every=look_every if partial or eos is not None else None, partial=partial,
+        look_every=every, partial=partial,
     )  # fmt: skip
 
 
 def run_coarse(sessions, model, jobs: Iterable[CoarseJob], slots: int, options, vocabulary: Vocabulary,
-               processor=None, report=None, partial: bool = False) -> Iterator[CoarseJob]:  # fmt: skip
+               processor=None, report=None, look_every: int | None = None,
+               partial: bool = False) -> Iterator[CoarseJob]:  # fmt: skip
     """Yields the jobs as they end, each with its `codes`; with `partial` also after every window."""
     capacity = vocabulary.max_coarse_input_length + options.max_coarse_history + options.sliding_window_len
     yield from run_jobs(
         sessions, model, jobs, slots, capacity, options,
-        logits_processor=processor, report=_reporter("coarse", report), partial=partial,
+        logits_processor=processor, report=_reporter("coarse", report),
+        look_every=1 if options.has_criteria else look_every, partial=partial,
     )  # fmt: skip
 
 

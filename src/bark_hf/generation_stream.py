@@ -71,8 +71,9 @@ def _coarse_behind(run: Run, request: Request, ahead: int) -> Iterator[tuple[Ten
     )
     steps = run_semantic(
         run.model.sessions, model, iter([first]), 1, run.semantic_options, vocabulary,
-        run.processor, run.report, run.look_every, partial=True,
+        run.processors["semantic"], run.report, run.look_every, partial=True,
     )  # fmt: skip
+    steps = run.streamed("semantic", steps)
     job = _GrowingCoarseJob(first, request.voice, run.coarse_options, vocabulary, request.seed)
     step = run.coarse_options.sliding_window_len
 
@@ -96,7 +97,7 @@ def _windows(run: Run, job: CoarseJob) -> Iterator[tuple[Tensor, int | None, int
     model, vocabulary = run.model.coarse_acoustics, run.vocabulary
     for _ in run_coarse(
         run.model.sessions, model, iter([job]), 1, run.coarse_options, vocabulary,
-        run.processor, run.report, partial=True,
+        run.processors["coarse"], run.report, partial=True,
     ):  # fmt: skip
         whole = len(job.ids) // vocabulary.n_coarse_codebooks * vocabulary.n_coarse_codebooks
         yield vocabulary.unflatten_ids(job.ids[:whole]), job.frames, job.total // vocabulary.n_coarse_codebooks
@@ -113,13 +114,13 @@ class _GrowingCoarseJob(CoarseJob):
     def grow(self, ids: Tensor, whole: bool) -> None:
         """ids (S,): all so far; the next window starts from them."""
         self.semantic, self.whole = torch.cat([self.history, ids]), whole
-        if whole:
+        if whole and not self.done:
             self.total = min(self.limit, self.vocabulary.coarse_length(len(ids)))
         self.stale = not self.done
 
     @property
     def frames(self) -> int | None:
-        return super().frames if self.whole else None
+        return super().frames if self.whole or self.done else None
 
 
 def _growing_windows(run: Run, request: Request, lookahead: int):
@@ -146,7 +147,7 @@ def _growing_windows(run: Run, request: Request, lookahead: int):
             )
             made = FineWindow(model, inside[None].to(model.device), [len(settled) - start], vocabulary)
             for draws in noise.at(start):
-                made.predict(run.fine_options, draws[None], run.processor)
+                made.predict(run.fine_options, draws[None], run.processors["fine"])
             settled = torch.cat([settled, made.result()[0][len(settled) - start : until - start]])
         coarse, frames = yield settled[begun:].t()
 
@@ -177,17 +178,18 @@ def _whole_windows(run: Run, request: Request):
         if frames is None:  # windows end where the utterance does: its length must be known
             coarse, frames = yield coarse.new_zeros(vocabulary.n_fine_codebooks, 0)
             continue
-        if row is None:
-            blank = torch.full((coarse.shape[0], frames), vocabulary.fine_pad, device="cpu")
+        if row is None or row.n_frames != frames:  # a stopping criterion may end the codes early
+            blank, filled = torch.full((coarse.shape[0], frames), vocabulary.fine_pad, device="cpu"), row
             row = FineRow(blank, request.voice, vocabulary)
+            if filled is not None:
+                row.frames[: row.n_history + frames] = filled.frames[: row.n_history + frames]
         known = row.n_history + coarse.shape[1]
         row.frames[row.n_history : known, : coarse.shape[0]] = coarse.t()
-        settled = given
         while loop < row.loops and (known - row.n_history == frames or known >= row.span(loop)[0] + row.window):
             noise = [fine_noise(stream, vocabulary)]
             fill(model, [row], loop, row.loops, run.fine_options, vocabulary, noise, model.device,
-                 run.processor, run.report)  # fmt: skip
+                 run.processors["fine"], run.report)  # fmt: skip
             loop += 1
-            settled = frames if loop == row.loops else sum(row.span(loop)) - row.n_history
+        settled = frames if loop == row.loops else sum(row.span(loop)) - row.n_history
         given, codes = settled, row.codes[:, given:settled]
         coarse, frames = yield codes

@@ -9,6 +9,7 @@ from typing import Any
 from transformers import GenerationConfig, TextToAudioPipeline
 
 from .generation_inputs import join_turns
+from .generation_options import return_sequences
 from .sampling import MAX_SEED, row_seeds
 
 _OWN = ("voice_preset", "seed", "voices")
@@ -102,6 +103,11 @@ class BarkPipeline(TextToAudioPipeline):
         options = {**kwargs.get("forward_params", {}), **kwargs.get("generate_kwargs", {})}
         if seeds[0] is not None:
             options["seed"] = seeds
+        given = options.get("generation_config"), options.get("num_return_sequences")
+        if (count := return_sequences(self.model.generation_config, *given)) != 1:
+            raise ValueError(
+                f"The pipeline gives one result for each text; for {count} samples call `model.generate`."
+            )
         out = self.model.generate(**inputs, **{**options, "return_dict_in_generate": True})
         waves = [wave[:length] for wave, length in zip(out.audio, out.audio_lengths.tolist(), strict=True)]
         audio = join_turns(waves, [len(chat) for chat in chats])

@@ -222,6 +222,6 @@ def save_npy(voices: Mapping[str, Voice], index: Path) -> None:
 
 def model_sample_rate(source: str | Path, **hub) -> int:
     """Of the audio, in Hz, as the checkpoint's generation_config.json says; Bark's where there is none."""
-    config = _find(source, _GENERATION, **{name: hub[name] for name in HUB_KEYWORDS if name in hub})
+    config = find_file(source, _GENERATION, **{name: hub[name] for name in HUB_KEYWORDS if name in hub})
     given = {} if config is None else json.loads(Path(config).read_text(encoding="utf-8"))
     return given.get("sample_rate", SAMPLE_RATE)

@@ -178,7 +178,7 @@ def speak(
             said = stream_one(bark, processor, str(source), history, own, name, target, **options) + by
         else:
             with StageBars() as bars:
-                shown = {"streamer": None if quiet else bars}
+                shown = {"progress": None if quiet else bars.put}
                 out, said = speak_one(bark, processor, str(source), history, own, name, target, **options, **shown)
             said += by
             if save_voice is not None:

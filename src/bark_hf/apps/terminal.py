@@ -33,7 +33,7 @@ class Bars:
 
 
 class StageBars(Bars):
-    """A streamer that draws one bar a stage."""
+    """Draws one bar a stage, by `put`."""
 
     def __init__(self):
         super().__init__(TextColumn("{task.description:>9}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -48,6 +48,10 @@ class StageBars(Bars):
     def end(self) -> None:
         for task in self.tasks.values():  # a stage may end before its limit
             self.bars.update(task, total=self.bars.tasks[task].completed)
+
+    def __exit__(self, *exception) -> None:
+        self.end()
+        super().__exit__(*exception)
 
 
 class ChunkBar(Bars):
