@@ -89,7 +89,7 @@ class BarkStageGenerationConfig(GenerationConfig):
 
     def keys(self):
         """With `__getitem__`: `BarkSemanticGenerationConfig(**model.generation_config.semantic_config)` copies one."""
-        return self.defaults.keys()
+        return self.to_dict().keys()
 
     def __getitem__(self, name: str) -> Any:
         return self.to_dict()[name]

@@ -32,8 +32,8 @@ def find_file(source: str | Path, name: str, **hub: Any) -> str | None:
     hub = {key: hub[key] for key in _OPTIONS if hub.get(key) is not None}
     source = str(source)
     if os.path.isdir(source):
-        path = os.path.join(source, hub.get("subfolder", ""), name)
-        return path if os.path.isfile(path) else None
+        inside = os.path.join(source, hub.get("subfolder", ""), name)
+        return inside if os.path.isfile(inside) else None
     from huggingface_hub import hf_hub_download, is_offline_mode  # takes a while, and a folder does without it
     from huggingface_hub.errors import HFValidationError, RemoteEntryNotFoundError
 

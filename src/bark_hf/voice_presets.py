@@ -175,7 +175,7 @@ def _index(source: str | Path, index: Path, hub: dict) -> dict[str, _InIndex]:
 def _model_rates(config: Path) -> tuple[float, float]:
     """Of a model's generation_config.json; Bark's where it says none."""
     given = _json_object(config)
-    rates = []
+    rates: list[Any] = []
     for (section, name), default in zip(_RATES, RATES, strict=True):
         fields = given.get(section) or {}
         rates.append(fields.get(name, default) if isinstance(fields, dict) else None)
@@ -223,5 +223,5 @@ def save_npy(voices: Mapping[str, Voice], index: Path) -> None:
 def model_sample_rate(source: str | Path, **hub) -> int:
     """Of the audio, in Hz, as the checkpoint's generation_config.json says; Bark's where there is none."""
     config = find_file(source, _GENERATION, **{name: hub[name] for name in HUB_KEYWORDS if name in hub})
-    given = {} if config is None else json.loads(Path(config).read_text(encoding="utf-8"))
+    given = {} if config is None else _json_object(Path(config))
     return given.get("sample_rate", SAMPLE_RATE)
