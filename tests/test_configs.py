@@ -406,6 +406,9 @@ def test_a_generation_config_given_to_from_pretrained_stands_for_the_file(fresh,
     assert BarkModel.from_pretrained(tmp_path, generation_config=own).generation_config.to_dict() == own.to_dict()
     with pytest.raises(ValueError, match=r"BarkGenerationConfig.*Pass it to `generate`"):
         BarkModel.from_pretrained(tmp_path, generation_config=GenerationConfig(temperature=0.3))
+    own.temperature = 0.3  # of no section: nobody would read it
+    with pytest.raises(ValueError, match="temperature"):
+        BarkModel.from_pretrained(tmp_path, generation_config=own)
 
 
 @pytest.mark.parametrize(

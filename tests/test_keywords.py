@@ -486,6 +486,8 @@ def test_num_return_sequences_makes_the_rows_that_single_calls_make(small):
     out = small.model.generate(**inputs, seed=7, num_return_sequences=3, batch_size=4, **run)
     assert out.seeds == [7, 8, 9, 10, 11, 12]
     assert out.audio.shape[0] == len(out.semantic_tokens) == 6
+    prefixed = small.model.generate(**inputs, seed=7, semantic_num_return_sequences=3, **run)
+    assert torch.equal(prefixed.audio, out.audio)
     for row, seed in enumerate(out.seeds):
         text, voice = ((TEXTS[0], "made/short"), (TEXTS[1], None))[row // 3]
         alone = small.model.generate(**small.processor(text, voice_preset=voice), seed=seed, **run)

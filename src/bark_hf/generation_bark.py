@@ -116,6 +116,7 @@ class BarkGenerationMixin:
                 global one.
             logits_processor: a LogitsProcessorList for all stages.
             num_return_sequences: samples of each text; the rows are those of text 0, then those of text 1, and so on.
+                `semantic_num_return_sequences` means the same: samples differ from the first stage on.
             streamer: transformers' TextStreamer or its like, for one row: `put` gets the text's ids (1, L), then each
                 semantic id (1,) as it is sampled, then `end` is called. The ids are no text: a streamer's `tokenizer`
                 must have a `decode` that says what to show of them.
@@ -137,6 +138,7 @@ class BarkGenerationMixin:
 
         Raises:
             ValueError, TypeError: before any network runs, for input that cannot be spoken."""
+        num_return_sequences = options.pop("semantic_num_return_sequences", num_return_sequences)
         run = Run(self, all_options(self._checked_generation_config(), generation_config, options))
         run.callbacks(logits_processor, streamer, progress)
         input_ids, attention_mask, history_prompt, turns = flatten_turns(input_ids, attention_mask, history_prompt)
@@ -427,6 +429,8 @@ class BarkGenerationMixin:
                     "`from_pretrained` takes a BarkGenerationConfig, which replaces the checkpoint's, as "
                     f"`generation_config`, got {type(generation_config).__name__}. Pass it to `generate` instead."
                 )
+            if isinstance(generation_config, BarkGenerationConfig):
+                refuse_unread(generation_config, "generation_config")
             self.generation_config = BarkGenerationConfig.from_dict(generation_config.to_dict())
         elif source is not None:
             names = ("cache_dir", "force_download", "proxies", "local_files_only", "token", "revision", "subfolder")
