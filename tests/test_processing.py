@@ -1,6 +1,7 @@
 """The processor: its keywords (honored, harmless, refused), inputs that move to a device, audio files."""
 
 import json
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -102,8 +103,15 @@ def test_settings_of_the_tokenizer_reach_it(small):
     assert processor.tokenizer.get_vocab() == wanted.get_vocab()
     assert {name: getattr(processor.tokenizer, name) for name in settings} == settings
     assert processor("(BOS)", padding=True)["input_ids"].tolist() == [[wanted.bos_token_id]]
-    split = BarkProcessor.from_pretrained(small.checkpoint, split_special_tokens=True)
-    assert split("[MASK]")["attention_mask"].sum() > 1
+    for setting in ("do_lower_case", "strip_accents", "split_special_tokens"):
+        own, tokenizer = (
+            auto.from_pretrained(small.checkpoint, **{setting: True}) for auto in (BarkProcessor, AutoTokenizer)
+        )
+        text = "Hello é [MASK]"
+        assert own(text, padding=True)["input_ids"].tolist() == [
+            tokenizer(text, add_special_tokens=False)["input_ids"]
+        ]
+        assert not torch.equal(own(text)["input_ids"], small.processor(text)["input_ids"])
     assert processor.available_voice_presets == small.processor.available_voice_presets
 
 
@@ -148,6 +156,25 @@ def test_saving_returns_the_files_as_every_processor_of_transformers_does(small,
     first, *_ = small.processor.save_pretrained(tmp_path)
     assert json.loads(Path(first).read_text()) == small.processor.to_dict()
     assert BarkProcessor.from_pretrained(tmp_path).to_dict() == small.processor.to_dict()
+
+
+def test_decoding_is_the_tokenizers(small):
+    ids = small.processor("Hello world", padding=True)["input_ids"]
+    assert small.processor.batch_decode(ids) == small.processor.tokenizer.batch_decode(ids) == ["Hello world"]
+    assert small.processor.decode(ids[0]) == "Hello world"
+
+
+def test_voices_behind_the_symbolic_links_of_the_hubs_cache_are_read(small, tmp_path):
+    """There every file is a link out of its folder: a check of where links lead would refuse them all."""
+    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "revision"
+    small.processor.save_pretrained(blobs, voice_layout="npy")
+    for file in blobs.rglob("*"):
+        link = snapshot / file.relative_to(blobs)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if file.is_file():
+            link.symlink_to(os.path.relpath(file, link.parent))
+    voice = BarkProcessor.from_pretrained(snapshot).voice("made/short")
+    assert voice == small.processor.voice("made/short")
 
 
 # ------------------------------------------------------------------------------------------------------------ devices

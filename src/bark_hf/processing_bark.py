@@ -22,7 +22,8 @@ from .voice_presets import BANK, HUB_KEYWORDS, INDEX, SAMPLE_RATE, VoicePresets,
 from .voices import KEYS, Voice
 
 _TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
-_TOKENIZER_KEYWORDS = (*_TOKENS, "extra_special_tokens", "model_max_length", "split_special_tokens")
+_BERT = ("do_lower_case", "strip_accents", "tokenize_chinese_chars", "clean_up_tokenization_spaces")
+_TOKENIZER_KEYWORDS = (*_TOKENS, "extra_special_tokens", "model_max_length", "split_special_tokens", *_BERT)
 # keywords that callers of transformers pass, and the values that change nothing here
 _SIDES: dict[str, tuple] = {"padding_side": ("right", None), "truncation_side": ("right", None)}
 _HARMLESS_AT_CALL = {
@@ -85,7 +86,8 @@ class BarkProcessor(ProcessorMixin):
             pretrained_processor_name_or_path: the folder or hub id.
             speaker_embeddings_dict_path: None loads no voices. Other names than the default are refused.
             kwargs: of the hub (`revision`, `token`, `cache_dir`, ...), and settings of the tokenizer: its special
-                tokens (`bos_token`, ...), `extra_special_tokens`, `model_max_length`, `split_special_tokens`.
+                tokens (`bos_token`, ...), `extra_special_tokens`, `model_max_length`, `split_special_tokens`, and
+                those of BERT (`do_lower_case`, ...).
 
         Raises:
             TypeError: for a keyword that nothing reads.
