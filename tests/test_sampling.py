@@ -470,8 +470,7 @@ def test_nothing_in_float64_reaches_a_device_without_it(monkeypatch, options):
         drawn=0, noise=noise, legal=lambda draw: (0, 11), prompt=dict, take=lambda ids, _: taken.append(len(ids))
     )
     last, logits = torch.empty(2, dtype=torch.long, device="meta"), torch.empty(2, 11, device="meta")
-    model = SimpleNamespace(config=SimpleNamespace(input_vocab_size=20))
-    session = SimpleNamespace(model=model, step=lambda *_: logits, prefill=lambda *_: logits)
+    session = SimpleNamespace(model=None, step=lambda *_: logits, prefill=lambda *_: logits)
     with NoFloat64():
         decoding._start(session, 0, [job, job], last, options, 10, None)
         decoding._advance(session, 3, [job, job], last, options, 10, None, None)
@@ -564,3 +563,16 @@ def test_what_follows_the_end_of_a_text_may_be_nan(small):
     assert taken == [[3, 10, 11]]
     with pytest.raises(RuntimeError, match="step 4"):
         decoding._take(model, [job], [draws[0], broken, draws[1]])
+
+
+def test_no_id_past_the_legal_ones_is_fed_to_the_network(small, monkeypatch):
+    """On CUDA the embedding's assert would come before anybody looks at the ids, and end the process's CUDA."""
+    model, fed, step = copy.deepcopy(small.model), [], decoding.DecodeSession.step
+    breaks(model.coarse_acoustics, torch.nan, 2)
+    monkeypatch.setattr(
+        decoding.DecodeSession, "step", lambda self, ids, legal: fed.append(int(ids)) or step(self, ids, legal)
+    )
+    with pytest.raises(RuntimeError, match="step 2"):
+        model.generate_coarse([torch.arange(30)], seed=1)
+    assert len(fed) == 59
+    assert max(fed) < 200 + 2 * CODEBOOK

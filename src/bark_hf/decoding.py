@@ -282,7 +282,7 @@ def _start(session, first: int, jobs: list[Any], last: Tensor, options, eos, log
     logits = session.prefill(first, prompts, shown)
     noise = torch.stack([job.noise[job.drawn] for job in jobs]).to(uniforms_device(last.device))
     draws = _draw(logits, jobs, 0, shown, options, noise, eos, logits_processor, [])
-    _feed(session.model, draws, last)
+    _feed(jobs, 0, draws, last)
     _take(session.model, jobs, [draws])
 
 
@@ -296,15 +296,16 @@ def _advance(session, steps: int, jobs: list[Any], last: Tensor, options, eos, l
         shown = _shown(jobs, step, logits_processor)
         logits = session.step(last, shown)
         made.append(_draw(logits, jobs, step, shown, options, noise[:, step], eos, logits_processor, made))
-        _feed(session.model, made[-1], last)
+        _feed(jobs, step, made[-1], last)
         if report is not None:
             report(jobs, step + 1, made[-1].ids)
     _take(session.model, jobs, made)
 
 
-def _feed(model, draws: Draws, last: Tensor) -> None:
+def _feed(jobs: list[Any], ahead: int, draws: Draws, last: Tensor) -> None:
     """The next step's input, into `last` (n,); an id that is none must not reach the embedding before it is seen."""
-    torch.clamp(draws.ids, max=model.config.input_vocab_size - 1, out=last)
+    end = max(job.legal(job.drawn + ahead)[1] for job in jobs)
+    torch.clamp(draws.ids, max=end - 1, out=last)
 
 
 def _runs(rows: list[int]) -> Iterator[tuple[int, int]]:
