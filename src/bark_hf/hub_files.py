@@ -35,8 +35,8 @@ def find_file(source: str | Path, name: str, **hub: Any) -> str | None:
     hub = {key: hub[key] for key in _OPTIONS if hub.get(key) is not None}
     source = str(source)
     if os.path.isdir(source):
-        path = os.path.join(source, hub.get("subfolder", ""), name)
-        return path if os.path.isfile(path) else None
+        local = os.path.join(source, hub.get("subfolder", ""), name)
+        return local if os.path.isfile(local) else None
     cached = _cached(source, name, hub)
     path = cached if isinstance(cached, str) else None
     if is_offline_mode() or hub.get("local_files_only"):

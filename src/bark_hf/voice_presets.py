@@ -174,7 +174,7 @@ def _index(source: str | Path, index: Path, hub: dict) -> dict[str, _InIndex]:
 def _model_rates(config: Path) -> tuple[float, float]:
     """Of a model's generation_config.json; Bark's where it says none."""
     given = _json_object(config)
-    rates = []
+    rates: list[Any] = []
     for (section, name), default in zip(_RATES, RATES, strict=True):
         fields = given.get(section) or {}
         rates.append(fields.get(name, default) if isinstance(fields, dict) else None)
