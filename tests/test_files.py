@@ -52,8 +52,8 @@ def test_a_pipe_is_written_to_and_stays_a_pipe(tmp_path):
 
 
 @posix
-def test_a_failed_block_writes_nothing_into_a_device(tmp_path, capfd):
-    with contextlib.suppress(KeyboardInterrupt), whole_file("/dev/stderr") as temporary:
+def test_a_failed_block_writes_nothing_into_a_stream(tmp_path, capfd):
+    with contextlib.suppress(KeyboardInterrupt), whole_file("/proc/self/fd/2") as temporary:
         temporary.write_text("half")
         raise KeyboardInterrupt
     assert capfd.readouterr().err == ""
@@ -61,15 +61,18 @@ def test_a_failed_block_writes_nothing_into_a_device(tmp_path, capfd):
 
 @posix
 @pytest.mark.parametrize("into", ["pipe", "file"])
-def test_dev_stdout_is_written_to(into, tmp_path):
-    code = "from bark_hf.files import whole_file\nwith whole_file('/dev/stdout') as t: t.write_text('whole')"
-    path = tmp_path / "out.txt"
+def test_stdout_is_written_to(into, tmp_path):
+    """By a link like `/dev/stdout`; not by that itself, which a mistake would replace for the whole machine."""
+    link, path = tmp_path / "stdout", tmp_path / "out.txt"
+    link.symlink_to("/proc/self/fd/1")
+    code = f"from bark_hf.files import whole_file\nwith whole_file({str(link)!r}) as t: t.write_text('whole')"
     with path.open("w") as file:
         before = os.fstat(file.fileno()).st_ino
         target = subprocess.PIPE if into == "pipe" else file
         done = subprocess.run([sys.executable, "-c", code], stdout=target, text=True, timeout=120, check=True)
     assert (done.stdout if into == "pipe" else path.read_text()) == "whole"
     assert path.stat().st_ino == before, "the shell's own file is replaced"
+    assert os.readlink(link) == "/proc/self/fd/1"
 
 
 @posix

@@ -4,6 +4,8 @@ import json
 import shutil
 
 import pytest
+import transformers
+from packaging.version import Version
 from transformers import AutoConfig
 
 import bark_hf
@@ -13,6 +15,9 @@ from bark_hf.configuration_semantic_tokenizer import BarkSemanticTokenizerConfig
 from bark_hf.modeling_semantic_tokenizer import BarkSemanticTokenizer
 from bark_hf.resume import Shelf
 
+since_5_20 = pytest.mark.skipif(
+    Version(transformers.__version__) < Version("5.20"), reason="transformers before 5.20 indexes the list itself"
+)
 WEIGHTS = "model.safetensors"
 
 
@@ -96,7 +101,7 @@ CONFIGS = {
 }
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", [*list(CONFIGS)[:-1], pytest.param("all of it", marks=since_5_20)])
 def test_a_config_with_a_wrong_type(broken, capsys, name):
     change, message = CONFIGS[name]
     folder = broken("config.json", change)
@@ -126,7 +131,7 @@ def test_values_that_are_given_in_code_are_checked_as_before():
     [
         (lambda c: c["semantic_config"].update(temperature="hot"), "`temperature` must be int or float"),
         (lambda c: c.update(semantic_config=[1]), "`semantic_config` must be a dict, got list"),
-        (lambda c: [1], "BarkGenerationConfig is a JSON object, got list"),
+        pytest.param(lambda c: [1], "BarkGenerationConfig is a JSON object, got list", marks=since_5_20),
     ],
 )
 def test_a_generation_config_with_a_wrong_type(broken, capsys, change, message):

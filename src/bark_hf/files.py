@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 PART = ".part-"  # how the names of unfinished files and folders begin
-_STREAMS = ("/dev/std", "/dev/fd/", "/proc/")  # open files by another name, which may be regular ones
 
 
 @contextmanager
@@ -25,7 +24,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; name a file.")
-    if str(path).startswith(_STREAMS) or (path.exists() and not path.is_file()):
+    if _is_open_file(path) or (path.exists() and not path.is_file()):
         with _copied_to(path) as temporary:
             yield temporary
         return
@@ -69,6 +68,12 @@ def whole_folder(path: str | Path, replace: bool = False) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _is_open_file(path: Path) -> bool:
+    """Whether it is a process's open file by another name, such as `/dev/stdout`; that may be a regular file."""
+    names = [str(path), os.readlink(path)] if path.is_symlink() else [str(path)]
+    return any(name.startswith(("/proc/", "/dev/fd/", "/dev/std")) for name in names)
 
 
 def _beside(path: Path, ending: str = "") -> Path:

@@ -62,7 +62,7 @@ def from_checkpoint(loaded_class, model: str, model_type: str | None = None, **o
             if found != model_type:
                 raise ValueError(f"its model_type is {found!r}, wanted is {model_type!r}")
         return loaded_class.from_pretrained(model, **options)
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{model} cannot be loaded as a Bark checkpoint: {reason:.300}") from error
 
