@@ -29,7 +29,8 @@ class Bars:
         return self
 
     def __exit__(self, *exception) -> None:
-        self.bars.stop()
+        if not self.bars.disable:  # before 14.3 rich ends bars that never began with an empty line
+            self.bars.stop()
 
 
 class StageBars(Bars):
