@@ -113,7 +113,7 @@ def loaded_by(arguments: list[str]) -> set[str]:
     """The modules that a process has imported when `bark-hf` with these arguments has ended well."""
     code = (
         "import sys\n"
-        "from bark_hf.apps.cli import main\n"
+        "from bark_hf.cli.main import main\n"
         "try:\n"
         f"    main({[str(argument) for argument in arguments]})\n"
         "except SystemExit as end:\n"
@@ -146,7 +146,7 @@ def test_importing_the_package_imports_no_other_and_the_networks_change_nothing_
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["speak", "--help"], ["voices"]], ids=" ".join)
 def test_what_runs_no_network_imports_no_library_of_networks(arguments):
     loaded = loaded_by(arguments)
-    assert "bark_hf.apps.cli" in loaded
+    assert "bark_hf.cli.main" in loaded
     networks = {"torch", "transformers", "huggingface_hub", "tokenizers", "accelerate", "numba", "scipy", "soundfile"}
     assert not loaded & (networks if arguments == ["voices"] else networks | {"numpy", "safetensors"})
 
@@ -165,12 +165,12 @@ def test_names_and_submodules_are_found_on_first_use():
     code = (
         "import bark_hf\n"
         "assert {'BarkModel', 'nano', '__version__'} <= set(dir(bark_hf))\n"
-        "assert bark_hf.sentences.seconds_of and bark_hf.training.__doc__\n"
+        "assert bark_hf.longform.sentences.seconds_of and bark_hf.training.__doc__\n"
         "assert not hasattr(bark_hf, 'no_such_name') and not hasattr(bark_hf, '__wrapped__')\n"
-        "import bark_hf.bundled, bark_hf.registration\n"
+        "import bark_hf.models.bundled, bark_hf.hub.registration\n"
         "from bark_hf import *\n"
         "assert nano is bark_hf.nano and callable(nano) and callable(register)\n"
-        "assert bark_hf.nano is bark_hf.bundled.nano and Voice is bark_hf.voices.Voice"
+        "assert bark_hf.nano is bark_hf.models.bundled.nano and Voice is bark_hf.voices.Voice"
     )
     assert in_a_process(code) == []
 
@@ -178,11 +178,11 @@ def test_names_and_submodules_are_found_on_first_use():
 def test_what_a_submodule_lacks_is_named_and_is_no_missing_attribute():
     code = (
         "import sys, bark_hf\n"
-        "sys.modules['bark_hf.languages'] = None\n"
+        "sys.modules['bark_hf.voices.languages'] = None\n"
         "try: hasattr(bark_hf, 'sentences')\n"
         "except ModuleNotFoundError as error: print(error.name)"
     )
-    assert in_a_process(code) == ["bark_hf.languages"]
+    assert in_a_process(code) == ["bark_hf.voices.languages"]
 
 
 def test_a_type_checker_sees_the_names_that_are_found_at_run_time():

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .bundled import NANO, NANO_VOICE, nano
-    from .cloning import clone_voice
+    from .cloning.clone import clone_voice
+    from .cloning.configuration_semantic_tokenizer import BarkSemanticTokenizerConfig
+    from .cloning.modeling_semantic_tokenizer import BarkSemanticTokenizer
     from .configuration_bark import BarkCoarseConfig, BarkConfig, BarkFineConfig, BarkSemanticConfig
-    from .configuration_semantic_tokenizer import BarkSemanticTokenizerConfig
+    from .evaluation.similarity import speaker_similarity
+    from .generation.stages import Progress
     from .generation_bark import BarkGenerateOutput
     from .generation_configuration_bark import (
         BarkCoarseGenerationConfig,
@@ -19,15 +21,13 @@ if TYPE_CHECKING:
         BarkGenerationConfig,
         BarkSemanticGenerationConfig,
     )
-    from .generation_stages import Progress
+    from .hub.registration import register
     from .modeling_bark import BarkCoarseModel, BarkFineModel, BarkModel, BarkSemanticModel
-    from .modeling_semantic_tokenizer import BarkSemanticTokenizer
-    from .pipeline import BarkPipeline
+    from .models.bundled import NANO, NANO_VOICE, nano
+    from .pipeline_bark import BarkPipeline
     from .processing_bark import BarkProcessor
-    from .registration import register
-    from .similarity import speaker_similarity
-    from .voice_presets import VoicePresets
-    from .voices import Voice
+    from .voices.presets import VoicePresets
+    from .voices.voice import Voice
 
 __all__ = [
     "NANO",

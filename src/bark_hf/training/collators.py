@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..generation_options import CoarseOptions
-from ..generation_stages import CoarseJob, FineRow, semantic_prompt
+from ..generation.options import CoarseOptions
+from ..generation.stages import CoarseJob, FineRow, semantic_prompt
 from ..vocabulary import Vocabulary
 from .utterances import Utterance
 
