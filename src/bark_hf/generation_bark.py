@@ -422,7 +422,7 @@ class BarkGenerationMixin:
         As in transformers the argument stands for the whole file, ids included, which are Suno's where it names none:
         for other values of a few fields load without it and change `model.generation_config`, or give the config to
         `generate`, where it says only what it sets. Raises OSError for a file that is no JSON, and where it is unknown
-        whether there is one (`hub_files`)."""
+        whether there is one (`files.checkpoint`)."""
         if generation_config is not None:
             if not hasattr(generation_config, "semantic_config"):
                 raise ValueError(

@@ -52,8 +52,8 @@ def test_only_the_core_is_copied(small, tmp_path):
     shutil.copytree(small.checkpoint, tmp_path / "m")
     names = add_remote_code(tmp_path / "m")
     assert names == core_modules()
-    assert {"modeling_bark.py", "processing_bark.py", "configuration_bark.py", "decoding.py"} <= set(names)
-    assert not {"pipeline.py", "register.py", "audio.py", "__init__.py"} & set(names)
+    assert {"modeling_bark.py", "processing_bark.py", "configuration_bark.py", "engine_decoding.py"} <= set(names)
+    assert not {"pipeline_bark.py", "hub_registration.py", "audio_files.py", "__init__.py"} & set(names)
     assert set(json.loads((tmp_path / "m" / "config.json").read_text())["auto_map"]) == {
         "AutoConfig", "AutoModel", "AutoModelForTextToWaveform", "AutoProcessor",
     }  # fmt: skip

@@ -1,1 +1,1 @@
-"""The command line: `cli` is what people start; `loading`, `speaking` and `terminal` are its parts."""
+"""The command line: `main` is what people start; `loading`, `speaking` and `terminal` are its parts."""

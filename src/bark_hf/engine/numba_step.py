@@ -1,6 +1,6 @@
 """A stage's step on a CPU, compiled by numba: reads float32, bfloat16 or int8 weights, sums in float32.
 
-Computes what `fast_step` does; knows nothing of what ids mean, or of sampling. The first call on a machine compiles
+Computes what `step` does; knows nothing of what ids mean, or of sampling. The first call on a machine compiles
 for some seconds, and numba keeps the result on disk."""
 
 import math

@@ -204,8 +204,8 @@ def _give_up_numba(error: Exception) -> None:
         warnings.warn(
             f"Decoding steps compiled by numba failed ({type(error).__name__}: {error}); this process takes torch's, "
             "which are slower. A full disk or damaged files in numba's cache can cause this: make room, delete the "
-            "`__pycache__` folder of bark_hf, or set NUMBA_CACHE_DIR to another folder. NUMBA_DISABLE_JIT=1 goes "
-            "without numba and without this warning.",
+            "`__pycache__` folder of bark_hf.engine, or set NUMBA_CACHE_DIR to another folder. NUMBA_DISABLE_JIT=1 "
+            "goes without numba and without this warning.",
             stacklevel=2,
         )
 

@@ -19,8 +19,8 @@ _MELS, _CEPSTRA = 40, 19
 _BLOCK = 1000  # frames analyzed at a time, so that an hour needs no more memory than a minute
 # Of 17 synthetic voices (flite's rms, slt, awb, kal16; espeak-ng's en-us+m1..m8, +f1..f5), 12 sentences each: the mean
 # over voices, and the deviation within one: doubled where the statistic is itself a deviation, which tells voices
-# apart half as well, and 0.05 at least for pitch, as these hold theirs too steadily. tests/evaluation/test_similarity.py derives
-# both.
+# apart half as well, and 0.05 at least for pitch, as these hold theirs too steadily. Both are derived in
+# tests/evaluation/test_similarity.py.
 _AVERAGE = np.array([
     12.93, 2.57, 5.85, -1.51, -1.08, -0.29, -3.33, 0.28, -0.11, 0.95,
     -0.62, -0.61, 0.06, -0.29, -0.76, -0.14, -0.42, -0.63, -0.56,

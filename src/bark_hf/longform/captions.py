@@ -51,9 +51,10 @@ def align_words(text: str, audio: np.ndarray, sampling_rate: int, offset: float 
     Each pause that is heard falls between two words, rather at punctuation, where the words' lengths fit best (dynamic
     programming); between two pauses, words take shares by letters, one before punctuation more. Kana and Han are words
     of one character; tags in brackets are none, but take time. offset: seconds, added to the times.
-    How far a word's start is from flite's own (60 sentences in the voices rms and slt, tests/longform/test_captions.py): 66 ms
-    in the mean, 183 ms at the 95th percentile; 58 and 165 ms would be left if the pauses were known. By the same
-    shares without a look for pauses it is 90 and 241 ms; starts moved to dips of energy came out worse.
+    How far a word's start is from flite's own (60 sentences in the voices rms and slt,
+    tests/longform/test_captions.py): 66 ms in the mean, 183 ms at the 95th percentile; 58 and 165 ms would be left if
+    the pauses were known. By the same shares without a look for pauses it is 90 and 241 ms; starts moved to dips of
+    energy came out worse.
     Expect more of a livelier speaker, and of speech that is not what the text says."""
     pieces, lasting = _pieces(text), len(audio) / sampling_rate
     ends = np.cumsum([0.0, *(share for _, share in pieces)])

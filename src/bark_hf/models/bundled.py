@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from ..modeling_bark import BarkModel
     from ..processing_bark import BarkProcessor
 
-NANO = str(Path(__file__).with_name("models") / "nano")  # a folder like any checkpoint's
+NANO = str(Path(__file__).with_name("nano"))  # a folder like any checkpoint's
 NANO_VOICE = "en_speaker_rms"  # of its presets the one that is understood best
 
 

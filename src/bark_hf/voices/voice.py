@@ -1,6 +1,6 @@
 """A voice (history prompt, speaker embedding): three arrays of token ids, their checks, cuts and files.
 
-Knows nothing of networks or of where a checkpoint keeps its presets (`voice_presets`)."""
+Knows nothing of networks or of where a checkpoint keeps its presets (`presets`)."""
 
 import hashlib
 import zipfile
