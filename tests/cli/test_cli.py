@@ -7,33 +7,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
 import soundfile
+from command_line import error, run
 
 import bark_hf
 from bark_hf.audio import to_pcm16
-from bark_hf.cli.main import main
 from bark_hf.generation.run import Run
 
 ROOT = Path(__file__).parents[2]
-
-
-def run(*arguments: str) -> int:
-    """The command line's exit code."""
-    with pytest.raises(SystemExit) as stopped:
-        main([str(argument) for argument in arguments])
-    return stopped.value.code or 0
-
-
-def error(capsys, *arguments: str) -> str:
-    """Runs, expects exit code 1, nothing on stdout and one sentence on stderr; returns that."""
-    assert run(*arguments) == 1
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith("error: "), captured.err
-    assert len(captured.err.strip().splitlines()) == 1
-    assert "Traceback" not in captured.err
-    return captured.err
 
 
 def test_speak_writes_what_the_python_api_and_the_pipeline_give(small, tmp_path, capsys):

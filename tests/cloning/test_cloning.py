@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from command_line import error, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import noise, speech
-from test_cli import error, run
 from transformers import EncodecConfig, HubertConfig
 
 from bark_hf import BarkGenerationConfig, Voice, VoicePresets, clone_voice
