@@ -19,12 +19,12 @@ from tqdm import tqdm
 from bark_hf import speaker_similarity
 from bark_hf.audio import resample
 from bark_hf.bench.machine import cores, peak_memory, reset_peak_memory
-from bark_hf.best_of import most_ids, stage_options
-from bark_hf.cast import MODES
-from bark_hf.guard import judge, longest_silence, spoken_words
-from bark_hf.joins import click_ratio
 from bark_hf.longform import MAX_SECONDS, speak_long
-from bark_hf.sentences import seconds_of
+from bark_hf.longform.attempts import most_ids, stage_options
+from bark_hf.longform.joiner import click_ratio
+from bark_hf.longform.quality import judge, longest_silence, spoken_words
+from bark_hf.longform.sentences import seconds_of
+from bark_hf.longform.speakers import MODES
 
 PARAGRAPH = 5  # sentences
 BAD, GOOD = 0.75, 0.34  # word error rates of what went off its text, and of what did not

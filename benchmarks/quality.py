@@ -18,11 +18,11 @@ from transformers import AutoConfig
 from bark_hf import BarkModel, BarkProcessor
 from bark_hf.audio import read_audio, resample, to_mono, to_pcm16, write_audio
 from bark_hf.bench.machine import commit, cores, hardware, versions
-from bark_hf.bundled import nano
+from bark_hf.cloning import BarkSemanticTokenizer
 from bark_hf.codec import BarkCodec
-from bark_hf.guard import spoken_words
-from bark_hf.modeling_semantic_tokenizer import BarkSemanticTokenizer
-from bark_hf.similarity import speaker_finder
+from bark_hf.evaluation import speaker_finder
+from bark_hf.longform.quality import spoken_words
+from bark_hf.models.bundled import nano
 from bark_hf.training.card import public_name
 from bark_hf.training.corpus import load_corpus
 from bark_hf.vocabulary import Vocabulary

@@ -16,7 +16,7 @@ import torch
 
 from bark_hf.bench.machine import commit, hardware, versions
 
-CLI = "from bark_hf.apps.cli import main; main({})"
+CLI = "from bark_hf.cli.main import main; main({})"
 CODE = {
     "python": "pass",
     "import numpy": "import numpy",

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from bark_hf.audio import resample
 from bark_hf.bench.machine import cores
-from bark_hf.guard import spoken_words
+from bark_hf.longform.quality import spoken_words
 from bark_hf.training.codec_network import SpectralDistance
 
 MODES = {

@@ -2,7 +2,7 @@
 
 import sys
 
-from bark_hf.apps.cli import main
+from bark_hf.cli.main import main
 
 if __name__ == "__main__":
     main(["convert", *sys.argv[1:]])

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from bark_hf import BarkModel, BarkProcessor
 from bark_hf.audio import audio_writer, provenance
-from bark_hf.longform import LongProgress, speak_long
-from bark_hf.script import read_script
+from bark_hf.longform import LongProgress, read_script, speak_long
 
 
 def main(source: str, book: str, output: str, voice: str | None = None) -> None:

@@ -16,8 +16,8 @@ from packaging.version import Version
 from transformers.utils import logging
 
 import bark_hf
-from bark_hf import fast_step
 from bark_hf.convert import convert_checkpoint
+from bark_hf.engine import step as fast_step
 
 logging.disable_progress_bar()
 torch.set_num_threads(1)  # the models are tiny: threads would only wait for each other

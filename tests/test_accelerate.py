@@ -9,8 +9,8 @@ from accelerate.utils import compute_module_sizes
 from conftest import since_5_20
 
 import bark_hf
-from bark_hf.codec import is_offloaded
-from bark_hf.codec_stream import CodecStream
+from bark_hf.codec import CodecStream
+from bark_hf.codec.encodec import is_offloaded
 
 STAGES = ("semantic", "coarse_acoustics", "fine_acoustics", "codec_model")
 TEXTS = ["Hello world, this is the music.", "x"]

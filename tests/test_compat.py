@@ -19,7 +19,8 @@ import torch
 from test_goldens import assert_close, assert_equal
 
 import bark_hf
-from bark_hf import compat, decoding
+from bark_hf import compat
+from bark_hf.engine import decoding
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "original_api.py"
 TINY = 1e-6  # the temperature of the goldens

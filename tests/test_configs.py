@@ -20,8 +20,8 @@ from bark_hf import (
     BarkSemanticConfig,
     BarkSemanticGenerationConfig,
 )
+from bark_hf.generation.options import all_options
 from bark_hf.generation_configuration_bark import MARKER
-from bark_hf.generation_options import all_options
 from bark_hf.vocabulary import Vocabulary
 
 CONFIG_ERRORS = (ValueError, TypeError, StrictDataclassError)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from transformers import GenerationConfig, LogitsProcessorList
 
 from bark_hf import BarkConfig, BarkGenerationConfig, Voice, VoicePresets
-from bark_hf.generation_run import Run
+from bark_hf.generation.run import Run
 
 DOCUMENTED = (ValueError, TypeError, FileNotFoundError)
 FAST = settings(

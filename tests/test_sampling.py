@@ -11,9 +11,10 @@ from scipy.stats import chisquare
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LogitsProcessorList, set_seed
 
-from bark_hf import decoding, sampling
-from bark_hf.decoding import choose, pick
-from bark_hf.generation_options import FineOptions, SamplingOptions, SemanticOptions
+from bark_hf import sampling
+from bark_hf.engine import decoding
+from bark_hf.engine.decoding import choose, pick
+from bark_hf.generation.options import FineOptions, SamplingOptions, SemanticOptions
 from bark_hf.sampling import MAX_SEED, draw, filter_logits, probabilities, random_stream, row_seeds, uniforms
 
 DRAWS = 20_000

@@ -10,9 +10,8 @@ from recipe import Work, opened, parser, say
 
 from bark_hf import BarkModel, BarkProcessor, Voice
 from bark_hf.audio import read_audio
-from bark_hf.cloning import encode_voice
+from bark_hf.cloning import BarkSemanticTokenizer, encode_voice
 from bark_hf.files import whole_folder
-from bark_hf.modeling_semantic_tokenizer import BarkSemanticTokenizer
 from bark_hf.training.corpus import load_corpus
 
 MOST_BYTES = 24_000_000  # of what a wheel may carry

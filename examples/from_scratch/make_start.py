@@ -10,8 +10,8 @@ from recipe import Work, opened, parser, say
 from transformers import BertTokenizer, PreTrainedTokenizerFast
 
 from bark_hf import BarkProcessor, BarkSemanticTokenizerConfig
+from bark_hf.cloning import BarkSemanticTokenizer
 from bark_hf.codec import BarkCodec
-from bark_hf.modeling_semantic_tokenizer import BarkSemanticTokenizer
 from bark_hf.training.corpus import load_corpus
 from bark_hf.training.quantizer import QuantizerTrainingArguments, train_quantizer
 from bark_hf.training.scratch import Size, Windows, new_bark

@@ -2,16 +2,18 @@
 
 Names and submodules are imported when they are first used (PEP 562): importing the package alone imports no other."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from .lazy import found_on_first_use
+from .version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from .bundled import NANO, NANO_VOICE, nano
-    from .cloning import clone_voice
+    from .cloning.clone import clone_voice
+    from .cloning.configuration_semantic_tokenizer import BarkSemanticTokenizerConfig
+    from .cloning.modeling_semantic_tokenizer import BarkSemanticTokenizer
     from .configuration_bark import BarkCoarseConfig, BarkConfig, BarkFineConfig, BarkSemanticConfig
-    from .configuration_semantic_tokenizer import BarkSemanticTokenizerConfig
+    from .evaluation.similarity import speaker_similarity
+    from .generation.stages import Progress
     from .generation_bark import BarkGenerateOutput
     from .generation_configuration_bark import (
         BarkCoarseGenerationConfig,
@@ -19,15 +21,13 @@ if TYPE_CHECKING:
         BarkGenerationConfig,
         BarkSemanticGenerationConfig,
     )
-    from .generation_stages import Progress
+    from .hub.registration import register
     from .modeling_bark import BarkCoarseModel, BarkFineModel, BarkModel, BarkSemanticModel
-    from .modeling_semantic_tokenizer import BarkSemanticTokenizer
-    from .pipeline import BarkPipeline
+    from .models.bundled import NANO, NANO_VOICE, nano
+    from .pipeline_bark import BarkPipeline
     from .processing_bark import BarkProcessor
-    from .registration import register
-    from .similarity import speaker_similarity
-    from .voice_presets import VoicePresets
-    from .voices import Voice
+    from .voices.presets import VoicePresets
+    from .voices.voice import Voice
 
 __all__ = [
     "NANO",
@@ -59,10 +59,12 @@ __all__ = [
 ]
 
 _MODULES = {
-    "bundled": ("NANO", "NANO_VOICE", "nano"),
-    "cloning": ("clone_voice",),
+    "cloning.clone": ("clone_voice",),
+    "cloning.configuration_semantic_tokenizer": ("BarkSemanticTokenizerConfig",),
+    "cloning.modeling_semantic_tokenizer": ("BarkSemanticTokenizer",),
     "configuration_bark": ("BarkCoarseConfig", "BarkConfig", "BarkFineConfig", "BarkSemanticConfig"),
-    "configuration_semantic_tokenizer": ("BarkSemanticTokenizerConfig",),
+    "evaluation.similarity": ("speaker_similarity",),
+    "generation.stages": ("Progress",),
     "generation_bark": ("BarkGenerateOutput",),
     "generation_configuration_bark": (
         "BarkCoarseGenerationConfig",
@@ -70,30 +72,14 @@ _MODULES = {
         "BarkGenerationConfig",
         "BarkSemanticGenerationConfig",
     ),
-    "generation_stages": ("Progress",),
+    "hub.registration": ("register",),
     "modeling_bark": ("BarkCoarseModel", "BarkFineModel", "BarkModel", "BarkSemanticModel"),
-    "modeling_semantic_tokenizer": ("BarkSemanticTokenizer",),
-    "pipeline": ("BarkPipeline",),
+    "models.bundled": ("NANO", "NANO_VOICE", "nano"),
+    "pipeline_bark": ("BarkPipeline",),
     "processing_bark": ("BarkProcessor",),
-    "registration": ("register",),
-    "similarity": ("speaker_similarity",),
-    "voice_presets": ("VoicePresets",),
-    "voices": ("Voice",),
+    "voices.presets": ("VoicePresets",),
+    "voices.voice": ("Voice",),
 }
-_HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 if not TYPE_CHECKING:  # to a type checker it would give every name
-
-    def __getattr__(name: str) -> Any:
-        try:
-            module = import_module(f".{_HOMES.get(name, name)}", __name__)
-        except ModuleNotFoundError as error:
-            if error.name != f"{__name__}.{name}":  # a package that a module of ours needs
-                raise
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
-        value = globals()[name] = getattr(module, name) if name in _HOMES else module
-        return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    __getattr__, __dir__ = found_on_first_use(__name__, _MODULES)

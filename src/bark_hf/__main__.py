@@ -1,6 +1,6 @@
 """`python -m bark_hf` is `bark-hf`."""
 
-from .apps.cli import main
+from .cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from .modeling_bark import BarkCoarseModel, BarkFineModel, BarkModel, BarkSemanticModel
 from .processing_bark import BarkProcessor
-from .voices import Voice
+from .voices.voice import Voice
 
 SAMPLE_RATE = 24_000  # Hz; a constant of the original, so a model at another rate is refused
 LARGE, SMALL = "suno/bark", "suno/bark-small"

@@ -7,7 +7,7 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, EncodecConfig, PreTrainedConfig
 
-from .loading_errors import ConfigErrors
+from .files.errors import ConfigErrors
 
 
 @strict

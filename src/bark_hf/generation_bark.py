@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from transformers import GenerationConfig
 from transformers.utils import ModelOutput
 
-from .codec_stream import check_causal
-from .cpu import has_amx
-from .decoding import SessionPool
-from .generation_configuration_bark import BarkGenerationConfig
-from .generation_inputs import (
+from .codec.streaming import check_causal
+from .engine.cpu import has_amx
+from .engine.decoding import SessionPool
+from .engine.int8 import quantize_linears
+from .files.checkpoint import find_file
+from .generation.inputs import (
     check_batch_size,
     check_ids,
     check_seeds,
@@ -29,15 +30,14 @@ from .generation_inputs import (
     flatten_turns,
     join_turns,
 )
-from .generation_options import all_options, refuse_unread, return_sequences, stage_options
-from .generation_run import Request, Run, warn_silent
-from .generation_stages import Progress
-from .generation_stream import stream_audio
-from .hub_files import find_file
-from .quantization import quantize_linears
+from .generation.options import all_options, refuse_unread, return_sequences, stage_options
+from .generation.run import Request, Run, warn_silent
+from .generation.stages import Progress
+from .generation.stream import stream_audio
+from .generation_configuration_bark import BarkGenerationConfig
 from .sampling import MAX_SEED, row_seeds
 from .vocabulary import Vocabulary
-from .voices import Voice
+from .voices.voice import Voice
 
 
 @dataclass
@@ -422,7 +422,7 @@ class BarkGenerationMixin:
         As in transformers the argument stands for the whole file, ids included, which are Suno's where it names none:
         for other values of a few fields load without it and change `model.generation_config`, or give the config to
         `generate`, where it says only what it sets. Raises OSError for a file that is no JSON, and where it is unknown
-        whether there is one (`hub_files`)."""
+        whether there is one (`files.checkpoint`)."""
         if generation_config is not None:
             if not hasattr(generation_config, "semantic_config"):
                 raise ValueError(

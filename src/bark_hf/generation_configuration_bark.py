@@ -1,6 +1,6 @@
 """Generation configs: every token id, rate, window and sampling default of Bark, one home each, and their JSON.
 
-Knows nothing of networks or of one call's options (`generation_options`); it reads what transformers writes."""
+Knows nothing of networks or of one call's options (`generation.options`); it reads what transformers writes."""
 
 import difflib
 from typing import Any, ClassVar

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, GenerationMixin
 
-from .decoding import SessionPool
+from .engine.decoding import SessionPool
 from .generation_bark import BarkGenerationMixin
 from .generation_configuration_bark import BarkGenerationConfig
 from .vocabulary import Vocabulary
-from .voices import Voice
+from .voices.voice import Voice
 
 
 class SingleStage(BarkGenerationMixin):

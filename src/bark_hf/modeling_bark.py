@@ -14,10 +14,11 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import CausalLMOutputWithPast, MaskedLMOutput
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from .codec import BarkCodec, hooked_device
+from .codec.encodec import BarkCodec, hooked_device
 from .configuration_bark import BarkCoarseConfig, BarkConfig, BarkFineConfig, BarkSemanticConfig, BarkSubModelConfig
-from .decoding import RowCache, SessionPool
-from .fast_step import is_plain, stock_forward
+from .engine.decoding import RowCache, SessionPool
+from .engine.step import is_plain, stock_forward
+from .files.errors import ModelErrors
 from .generation_bark import BarkGenerationMixin
 from .generation_configuration_bark import BarkGenerationConfig
 from .generation_single_stage import (
@@ -26,7 +27,6 @@ from .generation_single_stage import (
     FineStageGenerate,
     SemanticGenerationMixin,
 )
-from .loading_errors import ModelErrors
 
 # transformers 5.24 renamed the argument that holds a cache
 CACHE_ARGUMENT = "cache" if "cache" in inspect.signature(create_causal_mask).parameters else "past_key_values"

@@ -15,11 +15,11 @@ import torch
 from transformers import AutoTokenizer, BatchEncoding, BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
-from .chats import choose_presets, read_chat
-from .languages import preset_language, text_language
+from .generation.chats import choose_presets, read_chat
 from .sampling import row_seeds
-from .voice_presets import BANK, HUB_KEYWORDS, INDEX, SAMPLE_RATE, VoicePresets, model_sample_rate, save_npy
-from .voices import KEYS, Voice
+from .voices.languages import preset_language, text_language
+from .voices.presets import BANK, HUB_KEYWORDS, INDEX, SAMPLE_RATE, VoicePresets, model_sample_rate, save_npy
+from .voices.voice import KEYS, Voice
 
 _TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _BERT = ("do_lower_case", "strip_accents", "tokenize_chinese_chars", "clean_up_tokenization_spaces")

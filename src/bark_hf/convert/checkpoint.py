@@ -15,9 +15,9 @@ from torch import Tensor
 from transformers import AutoTokenizer, BertTokenizer
 from transformers.utils import logging
 
-from ..codec import BarkCodec
+from ..codec.encodec import BarkCodec
 from ..configuration_bark import BarkConfig
-from ..files import whole_folder
+from ..files.atomic import whole_folder
 from ..generation_configuration_bark import MARKER, BarkGenerationConfig
 from ..modeling_bark import BarkCoarseModel, BarkFineModel, BarkSemanticModel
 from ..processing_bark import BarkProcessor

@@ -4,8 +4,8 @@ Knows nothing of models; the names are the paths under the folder, without their
 
 from pathlib import Path
 
-from ..voice_presets import VoicePresets
-from ..voices import Voice
+from ..voices.presets import VoicePresets
+from ..voices.voice import Voice
 
 
 def read_presets(folder: Path) -> VoicePresets:

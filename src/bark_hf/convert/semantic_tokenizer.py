@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, HubertModel
 from transformers.utils import logging
 
-from ..configuration_semantic_tokenizer import BarkSemanticTokenizerConfig
-from ..files import whole_folder
-from ..modeling_semantic_tokenizer import BarkSemanticTokenizer
+from ..cloning.configuration_semantic_tokenizer import BarkSemanticTokenizerConfig
+from ..cloning.modeling_semantic_tokenizer import BarkSemanticTokenizer
+from ..files.atomic import whole_folder
 from .suno import check_tensors, load_pickle
 
 logger = logging.get_logger(__name__)

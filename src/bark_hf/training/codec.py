@@ -25,8 +25,8 @@ from transformers import (
     set_seed,
 )
 
-from .. import __version__
-from ..files import whole_file, whole_folder
+from ..files.atomic import whole_file, whole_folder
+from ..version import __version__
 from .codec_network import FFT_SIZES, CodecForTraining, LossWeights
 from .codec_vocoder import SHAPE, check_vocoder, start_as_vocoder
 from .crops import Crops, find_recordings, whole

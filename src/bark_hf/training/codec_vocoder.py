@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers import EncodecConfig, EncodecModel
 from transformers.audio_utils import hertz_to_mel, mel_filter_bank, mel_to_hertz
 
-from ..similarity import median_pitch
+from ..evaluation.similarity import median_pitch
 
 BANDS, GAINS = 40, 1  # mel bands, and how many gains each has in a frame
 REGISTERS = (2, 3, 4)  # multiples of the frame rate that are the pitch: 100, 150, 200 Hz

@@ -1,6 +1,6 @@
 """Utterances in, what the network is fed out: the very layout that generation uses, with labels.
 
-Knows nothing of files, models or the Trainer. Prompts, windows and pads come from `generation_stages`, so training
+Knows nothing of files, models or the Trainer. Prompts, windows and pads come from `generation.stages`, so training
 and generation cannot differ. Labels are -100 wherever generation draws nothing."""
 
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..generation_options import CoarseOptions
-from ..generation_stages import CoarseJob, FineRow, semantic_prompt
+from ..generation.options import CoarseOptions
+from ..generation.stages import CoarseJob, FineRow, semantic_prompt
 from ..vocabulary import Vocabulary
 from .utterances import Utterance
 

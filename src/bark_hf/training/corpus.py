@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow.compute as pc
 from datasets import Audio, Dataset, DatasetDict, Value, get_dataset_split_names, load_dataset, load_from_disk
 
-from ..audio import FORMATS
+from ..audio.files import FORMATS
 
 NAMES = {  # what a column may be called; the first one that is there is taken
     "audio": ("audio", "file_name", "path", "file"),

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..audio import FORMATS, resample, to_mono
+from ..audio.files import FORMATS, resample, to_mono
 
 
 def find_recordings(source: str | Path | Iterable) -> list[Path | np.ndarray]:

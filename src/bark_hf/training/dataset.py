@@ -22,9 +22,9 @@ from datasets.utils import tqdm
 from rich.console import Console
 from transformers import HfArgumentParser
 
-from ..codec import BarkCodec
-from ..files import whole_file, whole_folder
-from ..modeling_semantic_tokenizer import BarkSemanticTokenizer
+from ..cloning.modeling_semantic_tokenizer import BarkSemanticTokenizer
+from ..codec.encodec import BarkCodec
+from ..files.atomic import whole_file, whole_folder
 from ..processing_bark import BarkProcessor
 from ..vocabulary import Vocabulary
 from .corpus import load_corpus

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer, TrainingArguments, set_seed
 
-from ..audio import read_audio, resample, to_mono
-from ..files import whole_folder
-from ..modeling_semantic_tokenizer import BarkSemanticTokenizer
+from ..audio.files import read_audio, resample, to_mono
+from ..cloning.modeling_semantic_tokenizer import BarkSemanticTokenizer
+from ..files.atomic import whole_folder
 from .collators import IGNORED
 from .run import last_checkpoint
 

@@ -18,9 +18,9 @@ from torch.utils.data import SequentialSampler
 from transformers import EarlyStoppingCallback, HfArgumentParser, Trainer, TrainingArguments, set_seed
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
-from .. import __version__
 from ..modeling_bark import BarkModel
 from ..processing_bark import BarkProcessor
+from ..version import __version__
 from ..vocabulary import Vocabulary
 from .card import model_card, public_name
 from .metrics import ranks
@@ -379,7 +379,7 @@ def _tokenized(data: DataArguments, bark: BarkModel, processor: BarkProcessor, a
             f"{data.data} is no tokenized dataset. If it is a corpus of recordings and texts, pass "
             "--semantic_tokenizer to have it tokenized."
         )
-    from ..modeling_semantic_tokenizer import BarkSemanticTokenizer
+    from ..cloning.modeling_semantic_tokenizer import BarkSemanticTokenizer
     from .corpus import load_corpus
     from .dataset import tokenize_corpus
 

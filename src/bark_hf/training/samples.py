@@ -12,11 +12,11 @@ import torch
 from transformers import TrainerCallback
 from transformers.utils import logging
 
-from ..audio import provenance, resample, write_audio
-from ..guard import Recognizer, word_error_rate
+from ..audio.files import provenance, resample, write_audio
+from ..evaluation.similarity import speaker_similarity
+from ..longform.quality import Recognizer, word_error_rate
 from ..modeling_bark import BarkModel
 from ..processing_bark import BarkProcessor
-from ..similarity import speaker_similarity
 
 logger = logging.get_logger(__name__)
 

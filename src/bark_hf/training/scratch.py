@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..codec import BarkCodec
+from ..codec.encodec import BarkCodec
 from ..configuration_bark import BarkConfig
 from ..generation_configuration_bark import BarkGenerationConfig
 from ..modeling_bark import BarkModel

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..files import whole_folder
-from ..generation_options import CoarseOptions
+from ..files.atomic import whole_folder
+from ..generation.options import CoarseOptions
 from ..modeling_bark import BarkModel, BarkStage
 from ..vocabulary import Vocabulary
 from .collators import CoarseCollator, FineCollator, SemanticCollator

@@ -21,8 +21,8 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor
 from transformers import HfArgumentParser, Trainer, set_seed
 
-from ..codec import BarkCodec
-from ..files import whole_folder
+from ..codec.encodec import BarkCodec
+from ..files.atomic import whole_folder
 from ..generation_configuration_bark import BarkGenerationConfig
 from ..vocabulary import Vocabulary
 from .dataset import FEATURES

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ..audio import read_audio, resample, to_mono
-from ..cloning import aligned
-from ..codec import BarkCodec
+from ..audio.files import read_audio, resample, to_mono
+from ..cloning.clone import aligned
+from ..cloning.modeling_semantic_tokenizer import BarkSemanticTokenizer
+from ..codec.encodec import BarkCodec
 from ..configuration_bark import BarkConfig
 from ..generation_configuration_bark import BarkGenerationConfig
-from ..modeling_semantic_tokenizer import BarkSemanticTokenizer
 from ..processing_bark import BarkProcessor
 from ..vocabulary import Vocabulary
 from .card import public_name

@@ -1,0 +1,1 @@
+"""The command line: `main` is what people start; `loading`, `speaking` and `terminal` are its parts."""

@@ -1,0 +1,1 @@
+"""The models that this package contains: `bundled` loads them; each is a folder like any checkpoint's."""
