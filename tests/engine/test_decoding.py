@@ -362,6 +362,7 @@ def test_a_single_dropout_in_training_mode_has_no_fast_step(small):
 
 @pytest.fixture
 def bfloat16_accelerator():
+    accelerate.state.AcceleratorState._reset_state(True)  # of tests before, which may have another precision
     yield accelerate.Accelerator(mixed_precision="bf16", cpu=True)
     accelerate.state.AcceleratorState._reset_state(True)
 
