@@ -87,6 +87,15 @@ def test_a_stage_takes_the_original_order_of_positional_arguments(small, inputs)
     assert fine.shape[:2] == (2, 8)
 
 
+def test_a_stage_that_is_moved_drops_its_caches(small, inputs):
+    """Guards against caches that stay where the weights were."""
+    stage = copy.deepcopy(small.model.semantic)
+    stage.generate(inputs["input_ids"], small.model.generation_config.semantic_config, max_new_tokens=2)
+    assert stage.sessions._free
+    stage.to(torch.bfloat16)
+    assert not stage.sessions._free
+
+
 def test_a_stage_config_is_copied_by_the_idiom_of_scripts(small):
     """`BarkSemanticGenerationConfig(**model.generation_config.semantic_config)`, where transformers has a dict."""
     config = small.model.generation_config.semantic_config

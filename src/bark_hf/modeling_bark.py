@@ -248,6 +248,10 @@ class BarkCausalModel(BarkStage, CausalStageGenerationMixin):
         self.lm_head = nn.Linear(config.hidden_size, config.output_vocab_size, bias=False)
         self.post_init()
 
+    def _apply(self, fn, recurse: bool = True):
+        self.sessions.clear()  # of the stage's own `generate`; their caches are where the weights were
+        return super()._apply(fn, recurse)
+
     def get_input_embeddings(self) -> nn.Embedding:
         return self.input_embeds_layer
 

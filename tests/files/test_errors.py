@@ -12,7 +12,7 @@ import bark_hf
 from bark_hf.cli.main import main
 from bark_hf.cloning import BarkSemanticTokenizer, BarkSemanticTokenizerConfig
 from bark_hf.codec import BarkCodec
-from bark_hf.longform.chunk_store import Shelf
+from bark_hf.longform.chunk_store import ChunkStore
 
 since_5_20 = pytest.mark.skipif(
     Version(transformers.__version__) < Version("5.20"), reason="transformers before 5.20 indexes the list itself"
@@ -198,4 +198,4 @@ def test_a_damaged_piece_of_a_long_text(small, tmp_path, capsys, content):
 def test_a_damaged_plan_of_a_long_text(tmp_path, content, message):
     (tmp_path / "plan.json").write_text(content)
     with pytest.raises(ValueError, match=rf"plan\.json {message}.*new folder"):
-        Shelf(tmp_path)
+        ChunkStore(tmp_path)

@@ -20,7 +20,7 @@ from bark_hf.engine.decoding import DecodeSession
 from bark_hf.longform import Line, LongProgress, speak_long
 from bark_hf.longform import speech as longform
 from bark_hf.longform.attempts import Spoken, attempt_seed
-from bark_hf.longform.chunk_store import Shelf, weights
+from bark_hf.longform.chunk_store import ChunkStore, weights
 from bark_hf.longform.joiner import PAUSES
 from bark_hf.longform.quality import Verdict
 from bark_hf.longform.speakers import Cast, Part
@@ -403,7 +403,7 @@ def test_offloaded_weights_have_a_fingerprint_and_others_are_not_asked(small, mo
 def test_a_folder_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "letter.txt").write_text("Dear")
     with pytest.raises(ValueError, match="nothing to resume"):
-        Shelf(tmp_path)
+        ChunkStore(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
 
 

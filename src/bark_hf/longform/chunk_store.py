@@ -18,7 +18,7 @@ from ..files.atomic import PART, whole_file
 _PLAN = "plan.json"
 
 
-class Shelf:
+class ChunkStore:
     """Numbered pieces in a folder, and `plan`: what they are made from, empty for a new folder.
 
     Raises ValueError for a folder that holds other files."""

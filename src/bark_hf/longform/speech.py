@@ -16,7 +16,7 @@ from ..sampling import row_seeds
 from ..voices.languages import text_language
 from ..voices.voice import Voice
 from .attempts import Spoken, Task, check_choice, most_ids, speak_well, stage_options
-from .chunk_store import Shelf, fingerprint, weights
+from .chunk_store import ChunkStore, fingerprint, weights
 from .joiner import Joiner
 from .quality import Judge, Recognizer
 from .script import Line, parse_script
@@ -112,9 +112,9 @@ def speak_long(
     model, seed or options (of a `guard` or `asr` of your own only that there is one). What has no letter, digit, tag
     or note, such as `* * *`, is not spoken."""
     check_choice(best_of, retries, guard, asr)
-    shelf = None if resume_folder is None else Shelf(resume_folder)
-    if seed is None and shelf is not None:
-        seed = shelf.plan.get("seed")
+    store = None if resume_folder is None else ChunkStore(resume_folder)
+    if seed is None and store is not None:
+        seed = store.plan.get("seed")
     (seed,) = row_seeds(1, seed)
     lines = spoken_lines(parse_script(text) if isinstance(text, str) else text)
     vocabulary, stages = model._vocabulary(), stage_options(model, options)
@@ -130,9 +130,9 @@ def speak_long(
     for one in given.values():
         one.check_against(vocabulary)
     cast.voices.update(given)
-    if shelf is not None:
+    if store is not None:
         speakers = list(dict.fromkeys(part.who for part in parts))
-        shelf.keep_to({
+        store.keep_to({
             "text": fingerprint([[part.text, part.ending, part.pause, speakers.index(part.who)] for part in parts]),
             "voices": [list(one) for one in speakers],
             "mode": mode,
@@ -145,30 +145,30 @@ def speak_long(
     speak = partial(speak_well, model, processor, seed=seed, batch_size=batch_size, best_of=best_of, retries=retries,
                     guard=guard, language=language, asr=asr, **options)  # fmt: skip
     rate = model.generation_config.sample_rate
-    spoken = _spoken(parts, cast, shelf, speak)
+    spoken = _spoken(parts, cast, store, speak)
     return LongSpeech(rate, seed, cast, _pieces(parts, spoken, Joiner(rate), lines[0].pause, language, progress))
 
 
 def _spoken(
-    parts: list[Part], cast: Cast, shelf: Shelf | None, speak: Callable[..., Generator[Spoken, None, None]]
+    parts: list[Part], cast: Cast, store: ChunkStore | None, speak: Callable[..., Generator[Spoken, None, None]]
 ) -> SpokenParts:
-    """The parts in order: from the shelf, or made, and then put there at once."""
+    """The parts in order: loaded from the chunk store, or generated and saved there at once."""
     while parts:
         run, parts = parts[: cast.together(parts)], parts[cast.together(parts) :]
-        absent = {part.index for part in run if shelf is None or part.index not in shelf}
+        absent = {part.index for part in run if store is None or part.index not in store}
         early: dict[int, Spoken] = {}
         tasks = (Task(part.index, part.text, cast.history(part)) for part in run if part.index in absent)
         with closing(speak(tasks=tasks)) as results:
             for part in run:
                 while part.index in absent and part.index not in early:
                     one = next(results)
-                    if shelf is not None:
-                        shelf.save(one.task.index, one.arrays, one.notes)
+                    if store is not None:
+                        store.save(one.task.index, one.arrays, one.notes)
                     early[one.task.index] = one
-                if shelf is None or part.index in absent:
+                if store is None or part.index in absent:
                     spoken = early.pop(part.index)
                 else:
-                    spoken = Spoken.of(Task(part.index, part.text), *shelf.load(part.index))
+                    spoken = Spoken.of(Task(part.index, part.text), *store.load(part.index))
                 history = cast.history(part)
                 cast.heard(part, spoken.voice, spoken.passed)
                 yield part, history, spoken
